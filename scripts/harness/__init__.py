@@ -1,0 +1,1 @@
+"""The harness around NVIDIA AIPerf: what AIPerf leaves out. See ARCHITECTURE.md for the rooms."""

@@ -1,0 +1,177 @@
+"""Kinds of setting: how written text becomes a value, and what to say when it does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
+
+_YES = ("1", "true", "yes", "on")
+_NO = ("0", "false", "no", "off")
+
+
+class Kind(Protocol[T_co]):
+    """Turns text into a value; ``parse`` raises ValueError saying what was expected."""
+
+    def parse(self, text: str) -> T_co:
+        """Return the value, or raise ValueError with the expected form."""
+        ...
+
+    def expected(self) -> str:
+        """Say which values are allowed, in a few words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Any text, as written."""
+
+    hint: str = "text"
+
+    def parse(self, text: str) -> str:
+        """Return the text itself."""
+        return text
+
+    def expected(self) -> str:
+        """Say what the text is."""
+        return self.hint
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number no smaller than ``least``."""
+
+    least: int
+
+    def parse(self, text: str) -> int:
+        """Return the number; only ASCII digits count, so that 1_000 and １０ are asked about."""
+        if not (text.isascii() and text.isdigit()) or int(text) < self.least:
+            raise ValueError(self.expected())
+        return int(text)
+
+    def expected(self) -> str:
+        """Say the range."""
+        return f"a whole number, {self.least} or more"
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A decimal number within ``least`` and ``most``; ``above`` excludes ``least`` itself."""
+
+    least: float = 0.0
+    most: float = math.inf
+    above: bool = False
+
+    def parse(self, text: str) -> float:
+        """Return the number; inf and nan are none."""
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(self.expected()) from None
+        too_small = value <= self.least if self.above else value < self.least
+        if not math.isfinite(value) or too_small or value > self.most:
+            raise ValueError(self.expected())
+        return value
+
+    def expected(self) -> str:
+        """Say the range."""
+        if math.isfinite(self.most):
+            return f"a number from {self.least:g} to {self.most:g}"
+        return (
+            f"a number above {self.least:g}" if self.above else f"a number, {self.least:g} or more"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def parse(self, text: str) -> str:
+        """Return the word in its own spelling, whatever the case it was written in."""
+        word = text.lower()
+        if word not in self.words:
+            raise ValueError(self.expected())
+        return word
+
+    def expected(self) -> str:
+        """List the words."""
+        return "one of " + ", ".join(self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Yes or no."""
+
+    def parse(self, text: str) -> bool:
+        """Return True for 1, true, yes, on; False for 0, false, no, off."""
+        word = text.lower()
+        if word not in _YES + _NO:
+            raise ValueError(self.expected())
+        return word in _YES
+
+    def expected(self) -> str:
+        """Say both words."""
+        return "1 or 0"
+
+
+@dataclass(frozen=True, slots=True)
+class WholeList:
+    """Different whole numbers, separated by commas, each no smaller than ``least``."""
+
+    least: int
+
+    def parse(self, text: str) -> tuple[int, ...]:
+        """Return the numbers in the order written."""
+        item = Whole(self.least)
+        try:
+            numbers = tuple(item.parse(part.strip()) for part in text.split(","))
+        except ValueError:
+            raise ValueError(self.expected()) from None
+        if len(set(numbers)) != len(numbers):
+            raise ValueError(self.expected())
+        return numbers
+
+    def expected(self) -> str:
+        """Say the form."""
+        return f"different whole numbers, {self.least} or more, separated by commas"
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraInputs:
+    """Fields added to each request: ``name:value,name:value`` or one JSON object."""
+
+    def parse(self, text: str) -> Mapping[str, Json]:
+        """Return the fields; values that read as JSON (50, true) take that type, others are text."""
+        if text.lstrip().startswith("{"):
+            return self._from_json(text)
+        return dict(self._pair(part) for part in text.split(",") if part.strip())
+
+    def expected(self) -> str:
+        """Say both forms."""
+        return 'name:value pairs separated by commas, or one JSON object such as {"min_tokens": 50}'
+
+    def _from_json(self, text: str) -> Mapping[str, Json]:
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{self.expected()} (not JSON: {error})") from None
+        if not isinstance(fields, dict):
+            raise ValueError(self.expected())
+        return fields
+
+    def _pair(self, part: str) -> tuple[str, Json]:
+        name, colon, value = part.strip().partition(":")
+        if not (name and colon and value):
+            raise ValueError(self.expected())
+        try:
+            typed: Json = json.loads(value)
+        except ValueError:
+            typed = value
+        return name.strip(), typed

@@ -1,0 +1,382 @@
+"""Settings: ``.env`` and the environment become one frozen value. No other room reads either.
+
+The class `Settings` is the one table of settings: each field carries its kind, default and sentence.
+``.env.example``, ``make help-env``, the README's table and the validation are all made from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dotenv.parser import parse_stream
+
+from harness.errors import ConfigError, UsageError
+from harness.kinds import (
+    Choice,
+    ExtraInputs,
+    Flag,
+    Json,
+    Kind,
+    Number,
+    Text,
+    Whole,
+    WholeList,
+)
+
+T = TypeVar("T")
+
+SECRET = "***"
+OPENAI_HOST = "api.openai.com"
+#: Keys of `.env` that are handed on to AIPerf and its libraries as they are.
+HANDED_ON = ("AIPERF_", "HF_", "TIKTOKEN_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+#: Names that verbs take on make's command line; they are no settings, and no typing errors either.
+VERB_ARGUMENTS = ("DRY_RUN", "DEBUG", "RUN", "OUTPUT_DIR", "ENV_FILE", "PORT", "PYTHON", "ARGS")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the settings table."""
+
+    key: str
+    kind: Kind[object]
+    default: str
+    group: str
+    meaning: str
+    secret: bool
+    required: bool
+
+
+def _key(
+    group: str,
+    kind: Kind[T],
+    meaning: str,
+    *,
+    default: str = "",
+    shown: str = "",
+    secret: bool = False,
+    required: bool = False,
+) -> T:
+    """Declare one setting.
+
+    ``default`` is written as a person would write it; empty means None. ``shown`` is what tables
+    say where the default depends on something else.
+    """
+    value = kind.parse(default) if default else None
+    row = {"kind": kind, "default": default or shown, "group": group, "meaning": meaning}
+    metadata = row | {"secret": secret, "required": required}
+    declared: T = field(default=value, metadata=metadata, repr=not secret)  # type: ignore[assignment]
+    return declared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the person asked for, checked. None stands for "not set"; units are in the meanings."""
+
+    model: str = _key(
+        "Endpoint", Text("a model name"), "Model name as the server knows it.", required=True
+    )
+    aiperf_url: str | None = _key(
+        "Endpoint",
+        Text("a URL"),
+        "Server to measure, with or without /v1; empty = the OpenAI API.",
+    )
+    openai_api_key: str | None = _key(
+        "Endpoint",
+        Text("a key"),
+        "API key; required for the OpenAI API, sent to other servers only if it stands in .env.",
+        secret=True,
+    )
+    allow_env_key: bool = _key(
+        "Endpoint",
+        Flag(),
+        "1 = also send an sk-… key that stands only in the environment to a server not OpenAI's.",
+        default="0",
+    )
+    connection_reuse: str = _key(
+        "Endpoint",
+        Choice(("pooled", "never", "sticky-user-sessions")),
+        "never = a new connection a request, for servers that close idle ones (llama.cpp).",
+        default="pooled",
+    )
+    request_timeout_seconds: float = _key(
+        "Endpoint",
+        Number(0, above=True),
+        "A request that takes longer counts as failed (seconds).",
+        default="300",
+    )
+    concurrency: int = _key(
+        "Load", Whole(1), "Requests in flight at once: simulated users.", default="10"
+    )
+    request_count: int | None = _key(
+        "Load",
+        Whole(1),
+        "Measured requests; at least CONCURRENCY.",
+        shown="3 × CONCURRENCY",
+    )
+    warmup_requests: int | None = _key(
+        "Load",
+        Whole(0),
+        "Requests before measuring, kept out of the figures; 0 = none.",
+        shown="CONCURRENCY",
+    )
+    input_tokens_mean: int = _key(
+        "Load", Whole(1), "Mean prompt length (ISL, tokens) of synthetic prompts.", default="100"
+    )
+    input_tokens_stddev: int = _key(
+        "Load", Whole(0), "Standard deviation of that length (tokens).", default="20"
+    )
+    output_tokens_mean: int = _key(
+        "Load",
+        Whole(1),
+        "Output length asked for (OSL, tokens); a server may stop earlier.",
+        default="200",
+    )
+    input_file: str | None = _key(
+        "Load",
+        Text("a path"),
+        "Prompt file instead of synthetic prompts (see prompts/README.md).",
+    )
+    custom_dataset_type: str = _key(
+        "Load",
+        Choice(("single_turn", "multi_turn", "random_pool", "mooncake_trace")),
+        "What INPUT_FILE holds.",
+        default="single_turn",
+    )
+    extra_inputs: Mapping[str, Json] | None = _key(
+        "Load",
+        ExtraInputs(),
+        "Fields added to each request: min_tokens:50,ignore_eos:true or one JSON object.",
+    )
+    random_seed: int | None = _key(
+        "Load",
+        Whole(0),
+        "Seed of prompts and sampling; without it each run draws its own and records it.",
+        shown="drawn anew",
+    )
+    sweep_concurrencies: tuple[int, ...] = _key(
+        "Load", WholeList(1), "Points of make sweep.", default="1,5,10,20,50"
+    )
+    tokenizer: str | None = _key(
+        "Tokens",
+        Text("a Hugging Face name, a folder, a tiktoken encoding, or builtin"),
+        "Tokenizer that makes prompts and counts tokens.",
+        shown="chosen",
+    )
+    use_server_token_count: str = _key(
+        "Tokens",
+        Choice(("auto", "1", "0")),
+        "Count tokens by the server's usage; auto = only when the tokenizer is a stand-in.",
+        default="auto",
+    )
+    use_legacy_max_tokens: bool = _key(
+        "Tokens",
+        Flag(),
+        "1 = ask for the output length as max_tokens, for servers without max_completion_tokens.",
+        default="0",
+    )
+    max_error_rate: float = _key(
+        "Limits",
+        Number(0, 100),
+        "A run with a larger share of failed requests is INVALID (%).",
+        default="1",
+    )
+    ui_type: str | None = _key(
+        "Display",
+        Choice(("simple", "dashboard", "none")),
+        "How AIPerf shows progress.",
+        shown="simple on a terminal, else none",
+    )
+    artifacts_dir: str = _key(
+        "Display", Text("a folder"), "Where run folders are written.", default="artifacts"
+    )
+    aiperf_service_registration_timeout: float = _key(
+        "AIPerf services",
+        Number(0, above=True),
+        "Time AIPerf's own processes get to register (seconds); slow on macOS and busy machines.",
+        default="120.0",
+    )
+    aiperf_service_registration_interval: float = _key(
+        "AIPerf services",
+        Number(0, above=True),
+        "Pause between two registration attempts (seconds); read by AIPerf 0.4 only.",
+        default="2.0",
+    )
+    aiperf_service_registration_max_attempts: int = _key(
+        "AIPerf services",
+        Whole(1),
+        "Registration attempts; read by AIPerf 0.4 only.",
+        default="20",
+    )
+    aiperf_service_start_timeout: float = _key(
+        "AIPerf services",
+        Number(0, above=True),
+        "Time AIPerf's own processes get to start (seconds).",
+        default="60.0",
+    )
+    handed_on: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether the OpenAI API itself is measured."""
+        return not self.aiperf_url or _host(self.aiperf_url) == OPENAI_HOST
+
+
+def table() -> tuple[Entry, ...]:
+    """Return the settings table, in the order of `Settings`."""
+    return tuple(_entry(f) for f in fields(Settings) if f.metadata)
+
+
+def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
+    """Read ``env_file`` (it may be missing) and the environment into Settings.
+
+    The environment outranks the file, except for OPENAI_API_KEY, where the file outranks it even
+    when empty. Raises ConfigError with every problem found.
+    """
+    in_file, problems = _read_env_file(env_file)
+    problems += _misspelt(in_file, env_file.name)
+    problems += _misspelt(_make_arguments(environ), "make")
+    texts = _texts(in_file, environ)
+    values, wrong = _parse(texts)
+    problems += wrong
+    if not problems:
+        key, notices, problems = _key_to_send(values, in_file, environ)
+        values |= {"openai_api_key": key, "notices": notices}
+    problems += _contradictions(values)
+    if problems:
+        raise ConfigError(problems)
+    handed_on = {k: v for k, v in in_file.items() if k.startswith(HANDED_ON) and k not in _KEYS}
+    return Settings(**values, handed_on=handed_on)
+
+
+def redacted(settings: Settings) -> dict[str, object]:
+    """Return key -> value for storing: secrets hidden, unset keys None."""
+    return {entry.key: _shown(settings, entry) for entry in table()}
+
+
+def _shown(settings: Settings, entry: Entry) -> object:
+    value = getattr(settings, entry.key.lower())
+    if entry.secret:
+        return SECRET if value else None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _entry(declared: Field[Any]) -> Entry:
+    if declared.default is MISSING:
+        raise TypeError(f"setting {declared.name} was declared without _key()")
+    return Entry(key=declared.name.upper(), **declared.metadata)
+
+
+_KEYS = frozenset(entry.key for entry in table())
+
+
+def _read_env_file(path: Path) -> tuple[dict[str, str], list[UsageError]]:
+    """Read KEY=value lines with python-dotenv's own parser: nothing is expanded or run."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return {}, []
+    except OSError as error:
+        return {}, [UsageError(path.name, str(error.strerror), "make it a readable file")]
+    except UnicodeDecodeError:
+        return {}, [UsageError(path.name, "is not UTF-8", "save it as UTF-8")]
+    values: dict[str, str] = {}
+    problems = []
+    for line in parse_stream(io.StringIO(text)):
+        if line.error or (line.key and line.value is None):
+            where = f"{path.name}:{line.original.line}"
+            problems.append(UsageError(where, "is not KEY=value", "mend or remove the line"))
+        elif line.key:
+            values[line.key] = line.value or ""
+    return values, problems
+
+
+def _texts(in_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of each key that is set; an empty one counts as not set."""
+    merged = {**in_file, **{k: environ[k] for k in _KEYS if environ.get(k)}}
+    return {k: merged[k].strip() for k in _KEYS if merged.get(k, "").strip()}
+
+
+def _parse(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[UsageError]]:
+    values: dict[str, Any] = {}
+    problems = []
+    for entry in table():
+        text = texts.get(entry.key)
+        if text is None:
+            if entry.required:
+                problems.append(_missing(entry))
+            continue
+        try:
+            values[entry.key.lower()] = entry.kind.parse(text)
+        except ValueError as expected:
+            shown = SECRET if entry.secret else repr(text)
+            problems.append(UsageError(entry.key, f"{shown} is not valid", f"set {expected}"))
+    return values, problems
+
+
+def _missing(entry: Entry) -> UsageError:
+    remedy = f"copy .env.example to .env and set {entry.key} there, or try `make demo` first"
+    return UsageError(entry.key, "is not set", remedy)
+
+
+def _key_to_send(
+    values: Mapping[str, Any], in_file: Mapping[str, str], environ: Mapping[str, str]
+) -> tuple[str | None, tuple[str, ...], list[UsageError]]:
+    """Decide which key, if any, may be sent to the server.
+
+    A paid key that merely stands in the shell must not land on the lab server next door.
+    """
+    to_openai = Settings(**values).is_openai
+    own = "OPENAI_API_KEY" in in_file
+    key = in_file["OPENAI_API_KEY"] if own else environ.get("OPENAI_API_KEY", "")
+    key = key.strip()
+    if to_openai and not key:
+        remedy = "set it in .env, or set AIPERF_URL to measure another server"
+        return None, (), [UsageError("OPENAI_API_KEY", "is needed for the OpenAI API", remedy)]
+    if not key.isascii() or not key.isprintable() or " " in key:
+        remedy = "copy the key again"
+        what = "holds characters that no HTTP header can carry"
+        return None, (), [UsageError("OPENAI_API_KEY", what, remedy)]
+    if key.startswith("sk-") and not (own or to_openai or values.get("allow_env_key")):
+        notice = (
+            "OPENAI_API_KEY of the environment is not sent to this server; "
+            "put it into .env or set ALLOW_ENV_KEY=1 to send it"
+        )
+        return None, (notice,), []
+    return key or None, (), []
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[UsageError]:
+    concurrency = values.get("concurrency", 10)
+    count = values.get("request_count")
+    if count is not None and count < concurrency:
+        what = f"{count} is below CONCURRENCY {concurrency}, which would never be reached"
+        return [UsageError("REQUEST_COUNT", what, "raise it (3 × CONCURRENCY is the default)")]
+    return []
+
+
+def _make_arguments(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield the names of make's command-line variables: make lists them in MAKEFLAGS after --."""
+    _, _, variables = environ.get("MAKEFLAGS", "").partition("-- ")
+    yield from re.findall(r"(?:^|(?<=\s))([A-Z][A-Z0-9_]*)=", variables)
+
+
+def _misspelt(names: Mapping[str, str] | Iterator[str], where: str) -> list[UsageError]:
+    problems = []
+    known = _KEYS | set(VERB_ARGUMENTS)
+    for name in names:
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
+        if near and name not in known:
+            remedy = f"did you mean {near[0]}? Rename or remove it"
+            problems.append(UsageError(where, f"{name} is no setting", remedy))
+    return problems
+
+
+def _host(url: str) -> str:
+    return re.sub(r"^[a-z]+://", "", url.strip().lower()).split("/")[0].split("@")[-1].split(":")[0]

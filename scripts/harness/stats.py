@@ -1,0 +1,31 @@
+"""Statistics, pure: one quantile for the whole project."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def quantile(ascending: Sequence[float], q: float) -> float:
+    """Return the ``q`` quantile (0 to 1) of values sorted in ascending order.
+
+    Linear interpolation between the two nearest ranks: Hyndman & Fan (1996), type 7, as numpy and
+    AIPerf compute it. NaN for no values, since "no answer" must never read as 0.
+    ValueError if ``q`` lies outside 0 to 1.
+    """
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"quantile q must lie between 0 and 1, not {q}")
+    if not ascending:
+        return math.nan
+    position = q * (len(ascending) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ascending) - 1)
+    low, high = ascending[below], ascending[above]
+    if low == high:  # also keeps infinities from becoming NaN
+        return low
+    return low + (high - low) * (position - below)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean, exactly rounded; NaN for no values."""
+    return math.fsum(values) / len(values) if values else math.nan
