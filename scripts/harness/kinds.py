@@ -148,7 +148,7 @@ class ExtraInputs:
     """Fields added to each request: ``name:value,name:value`` or one JSON object."""
 
     def parse(self, text: str) -> Mapping[str, Json]:
-        """Return the fields; values that read as JSON (50, true) take that type, others are text."""
+        """Return the fields; values that read as JSON (50, true) take its type, others are text."""
         if text.lstrip().startswith("{"):
             return self._from_json(text)
         return dict(self._pair(part) for part in text.split(",") if part.strip())

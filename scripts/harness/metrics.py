@@ -1,4 +1,4 @@
-"""The one metric table: AIPerf's tag, the title people read, unit, digits, and which way is better."""
+"""The one metric table: AIPerf's tag, the title people read, unit, digits, which way is better."""
 
 from __future__ import annotations
 

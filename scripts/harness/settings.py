@@ -1,6 +1,6 @@
 """Settings: ``.env`` and the environment become one frozen value. No other room reads either.
 
-The class `Settings` is the one table of settings: each field carries its kind, default and sentence.
+The class `Settings` is the one table: each field carries its kind, default and sentence.
 ``.env.example``, ``make help-env``, the README's table and the validation are all made from it.
 """
 

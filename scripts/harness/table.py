@@ -1,7 +1,8 @@
-"""One table, three ways to write it: tsv for machines and pasting, md for pages, text for terminals."""
+"""One table, three ways to write it: tsv for pasting, md for pages, text for terminals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,7 +30,7 @@ class Table:
 
 def number(value: float | None, digits: int) -> str:
     """Write a number with fixed decimals; empty for an absent or non-finite one."""
-    if value is None or value != value or value in (float("inf"), float("-inf")):
+    if value is None or not math.isfinite(value):
         return ""
     return f"{value:.{digits}f}"
 
