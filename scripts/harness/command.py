@@ -1,0 +1,97 @@
+"""Settings and plan become AIPerf's argv and environment. The only room that knows its flags.
+
+Neither holds the key: `harness.launch` adds it inside the process that runs AIPerf.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.plan import Plan
+from harness.settings import Settings
+from harness.tokenizer import TokenizerChoice
+
+# ZMQ socket paths lie under TMPDIR and must fit into a Unix socket address: 104 bytes on macOS.
+_LONGEST_TMPDIR = 49
+
+
+def build_argv(
+    settings: Settings, plan: Plan, tokenizer: TokenizerChoice, url: str, folder: Path
+) -> list[str]:
+    """Return the arguments after ``aiperf``, with files of the run to be written to ``folder``."""
+    argv = ["profile", "-m", settings.model, "--url", url, "--endpoint-type", "chat"]
+    argv += ["--streaming", "--ui-type", settings.ui_type or "none"]
+    argv += _load(settings, plan)
+    argv += _prompts(settings, plan)
+    argv += ["--tokenizer", tokenizer.name]
+    if tokenizer.server_counts:
+        argv += ["--use-server-token-count"]
+    if settings.use_legacy_max_tokens:
+        argv += ["--use-legacy-max-tokens"]
+    if settings.extra_inputs:
+        argv += ["--extra-inputs", json.dumps(settings.extra_inputs, ensure_ascii=False)]
+    if settings.connection_reuse != "pooled":
+        argv += ["--connection-reuse-strategy", settings.connection_reuse]
+    return [*argv, "--random-seed", str(plan.seed), "--artifact-dir", str(folder)]
+
+
+def build_environment(settings: Settings, tokenizer: TokenizerChoice) -> dict[str, str]:
+    """Return the variables to export to AIPerf.
+
+    The service time-outs are written as AIPerf reads them (AIPERF_SERVICE_…) and once more with a
+    double underscore, which older set-ups were told to use.
+    """
+    timeouts = {
+        "REGISTRATION_TIMEOUT": settings.aiperf_service_registration_timeout,
+        "REGISTRATION_INTERVAL": settings.aiperf_service_registration_interval,
+        "REGISTRATION_MAX_ATTEMPTS": settings.aiperf_service_registration_max_attempts,
+        "START_TIMEOUT": settings.aiperf_service_start_timeout,
+    }
+    exported = {f"AIPERF_SERVICE_{name}": str(value) for name, value in timeouts.items()}
+    exported |= {f"AIPERF_SERVICE__{name}": str(value) for name, value in timeouts.items()}
+    return exported | dict(settings.handed_on) | dict(tokenizer.environment)
+
+
+def child_environment(
+    environ: Mapping[str, str], exported: Mapping[str, str], dropped: tuple[str, ...]
+) -> dict[str, str]:
+    """Return the whole environment of AIPerf's process: never the key, and a TMPDIR that fits."""
+    kept = {k: v for k, v in environ.items() if k != "OPENAI_API_KEY" and k not in dropped}
+    if len(kept.get("TMPDIR", "")) > _LONGEST_TMPDIR:
+        kept["TMPDIR"] = "/tmp"
+    return kept | dict(exported)
+
+
+def as_typed(argv: list[str]) -> str:
+    """Write the command as a person would type it, one flag a line, quoted for the shell."""
+    lines = [f"aiperf {shlex.quote(argv[0])}"]
+    for word in argv[1:]:
+        if word.startswith("-"):
+            lines.append(shlex.quote(word))
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n  ".join(lines)
+
+
+def _load(settings: Settings, plan: Plan) -> list[str]:
+    argv = ["--concurrency", str(plan.concurrency), "--request-count", str(plan.n_requests)]
+    if plan.n_warmup:  # AIPerf rejects 0
+        argv += ["--warmup-request-count", str(plan.n_warmup)]
+    return [*argv, "--request-timeout-seconds", f"{settings.request_timeout_seconds:g}"]
+
+
+def _prompts(settings: Settings, plan: Plan) -> list[str]:
+    argv = ["--output-tokens-mean", str(settings.output_tokens_mean)]
+    if settings.input_file:
+        kind = settings.custom_dataset_type
+        return [*argv, "--input-file", settings.input_file, "--custom-dataset-type", kind]
+    return [
+        *argv,
+        *("--synthetic-input-tokens-mean", str(settings.input_tokens_mean)),
+        *("--synthetic-input-tokens-stddev", str(settings.input_tokens_stddev)),
+        # One prompt a request, warm-up included: a prompt sent twice would hit the prefix cache.
+        *("--num-dataset-entries", str(plan.n_requests + plan.n_warmup)),
+    ]

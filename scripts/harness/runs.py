@@ -1,0 +1,165 @@
+"""Run folders: a folder under its name is a finished run, and nothing finished is ever overwritten.
+
+Work happens in ``<name>.partial``. Publishing moves an earlier run of that name to
+``archive/<name>/<UTC start>`` and then renames. A ``.partial`` left by a run that failed, was
+interrupted or killed is moved there too, with ``.partial`` in its name, when the next run starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.errors import DataError, UsageError
+
+SCHEMA_VERSION = 1
+ARCHIVE = "archive"
+PARTIAL = ".partial"
+MANIFEST = "run.json"
+EXPORTS = ("profile_export.jsonl", "profile_export_aiperf.json", "profile_export.json")
+
+
+def now_utc() -> str:
+    """Return the time as manifests hold it: ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@contextmanager
+def working_folder(artifacts: Path, name: str) -> Iterator[Path]:
+    """Yield an empty ``<name>.partial``, held by this process alone until the block ends.
+
+    Raises UsageError when the place cannot be written or another run into this name is under way.
+    """
+    partial = artifacts / f"{name}{PARTIAL}"
+    with _lock(artifacts, name):
+        if partial.exists():
+            _move_aside(partial, name)
+        partial.mkdir()
+        yield partial
+
+
+def publish(partial: Path) -> Path:
+    """Make a finished ``.partial`` the run of its name and return the new path."""
+    final = partial.with_name(partial.name.removesuffix(PARTIAL))
+    if final.exists():
+        _move_aside(final, final.name)
+    return partial.rename(final)
+
+
+def latest(artifacts: Path) -> Path:
+    """Return the run that ended last; unfinished and archived ones do not count.
+
+    Raises DataError when there is none.
+    """
+    runs = [folder for folder in _children(artifacts) if _is_run(folder)]
+    if not runs:
+        remedy = "run `make demo` or `make profile`"
+        raise DataError(str(artifacts), "holds no finished run", remedy)
+    return max(runs, key=lambda run: (_ended(run), run.name))
+
+
+def read_manifest(folder: Path) -> dict[str, object]:
+    """Return run.json as written; empty for a folder without one, which plain AIPerf wrote.
+
+    Raises DataError when it is not a JSON object.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(str(path), f"cannot be read ({error})", "remove it or run again") from None
+    if not isinstance(manifest, dict):
+        raise DataError(str(path), "is not a JSON object", "remove it or run again")
+    return manifest
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: UTF-8, Unix line ends, renamed into place."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        what = f"cannot be written ({error.strerror})"
+        raise UsageError(str(path), what, "check the folder's rights and free space") from None
+
+
+def write_manifest(folder: Path, manifest: dict[str, object]) -> None:
+    """Write run.json."""
+    document = {"schema_version": SCHEMA_VERSION, **manifest}
+    write_text(folder / MANIFEST, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _lock(artifacts: Path, name: str) -> Iterator[None]:
+    """Hold ``artifacts/.locks/<name>``; the system lets go of it however the process ends."""
+    try:
+        (artifacts / ".locks").mkdir(parents=True, exist_ok=True)
+        handle = (artifacts / ".locks" / name).open("w")
+    except OSError as error:
+        what = f"cannot be written ({error.strerror})"
+        raise UsageError(str(artifacts), what, "make it writable or set ARTIFACTS_DIR") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            remedy = "wait for it, or change CONCURRENCY or ARTIFACTS_DIR"
+            raise UsageError(name, "another run into this folder is under way", remedy) from None
+        yield
+
+
+def _move_aside(folder: Path, name: str) -> None:
+    shelf = folder.parent / ARCHIVE / name
+    shelf.mkdir(parents=True, exist_ok=True)
+    suffix = PARTIAL if folder.name.endswith(PARTIAL) else ""
+    stem = _started(folder).replace(":", "-")
+    number = 1
+    while (place := shelf / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}").exists():
+        number += 1
+    folder.rename(place)
+
+
+def _children(artifacts: Path) -> list[Path]:
+    if not artifacts.is_dir():
+        return []
+    return [child for child in artifacts.iterdir() if child.is_dir()]
+
+
+def _is_run(folder: Path) -> bool:
+    if folder.name == ARCHIVE or folder.name.endswith(PARTIAL):
+        return False
+    return any((folder / name).is_file() for name in (MANIFEST, *EXPORTS))
+
+
+def _started(folder: Path) -> str:
+    started = _readable_manifest(folder).get("started")
+    return started if isinstance(started, str) and started else _stamp(folder.stat().st_mtime)
+
+
+def _ended(folder: Path) -> str:
+    ended = _readable_manifest(folder).get("ended")
+    if isinstance(ended, str) and ended:
+        return ended
+    files = [folder / name for name in EXPORTS if (folder / name).is_file()]
+    return _stamp(max((f.stat().st_mtime for f in files), default=0.0))
+
+
+def _readable_manifest(folder: Path) -> dict[str, object]:
+    """Return run.json, or nothing where it is broken: moving a folder must not fail on that."""
+    try:
+        return read_manifest(folder)
+    except DataError:
+        return {}
+
+
+def _stamp(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
