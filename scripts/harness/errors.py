@@ -65,6 +65,12 @@ class EngineError(HarnessError):
     exit_code = Exit.ENDPOINT
 
 
+class Interrupted(HarnessError):
+    """A person, or the system, stopped the run; what it has is kept."""
+
+    exit_code = Exit.INTERRUPTED
+
+
 class DataError(HarnessError):
     """A result file that cannot be read, or holds nothing usable."""
 

@@ -82,9 +82,10 @@ def read_manifest(folder: Path) -> dict[str, object]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: UTF-8, Unix line ends, renamed into place."""
+    content = text.encode("utf-8")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8", newline="\n")
+        draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -45,7 +45,8 @@ class Entry:
 
     key: str
     kind: Kind[object]
-    default: str
+    default: str  # as a person would write it; empty for None
+    shown: str  # what tables say where the default depends on something else
     group: str
     meaning: str
     secret: bool
@@ -62,13 +63,9 @@ def _key(
     secret: bool = False,
     required: bool = False,
 ) -> T:
-    """Declare one setting.
-
-    ``default`` is written as a person would write it; empty means None. ``shown`` is what tables
-    say where the default depends on something else.
-    """
+    """Declare one setting: a row of the table, see Entry."""
     value = kind.parse(default) if default else None
-    row = {"kind": kind, "default": default or shown, "group": group, "meaning": meaning}
+    row = {"kind": kind, "default": default, "shown": shown, "group": group, "meaning": meaning}
     metadata = row | {"secret": secret, "required": required}
     declared: T = field(default=value, metadata=metadata, repr=not secret)  # type: ignore[assignment]
     return declared
@@ -231,6 +228,22 @@ class Settings:
 def table() -> tuple[Entry, ...]:
     """Return the settings table, in the order of `Settings`."""
     return tuple(_entry(f) for f in fields(Settings) if f.metadata)
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """Read the settings of a verb: those of ``ENV_FILE``, or ``.env`` here, and of ``environ``.
+
+    Raises ConfigError with every problem found; a file that ENV_FILE names must exist.
+    """
+    named = environ.get("ENV_FILE")
+    if named and not Path(named).exists():
+        raise UsageError("ENV_FILE", f"{named} does not exist", "check the path")
+    return load(Path(named or ".env"), environ)
+
+
+def is_on(environ: Mapping[str, str], name: str) -> bool:
+    """Tell whether a switch such as DRY_RUN or DEBUG is on: anything but empty, 0, false, no."""
+    return environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def load(env_file: Path, environ: Mapping[str, str]) -> Settings:

@@ -1,0 +1,114 @@
+"""Prompt files: what AIPerf would misread without a word is told before the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ConfigError, UsageError
+from harness.prompts import KNOWN, check_prompts
+
+PROMPTS = Path(__file__).parent.parent / "prompts"
+
+
+def file_of(folder: Path, text: str | bytes) -> Path:
+    path = folder / "prompts.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def problems_of(path: Path, kind: str = "single_turn") -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        check_prompts(path, kind)
+    return caught.value.lines()
+
+
+def test_japanese_prompts_are_ordinary_input(tmp_path: Path) -> None:
+    text = '{"text": "富士山の高さは？", "output_length": 50}\n{"text": "東京の人口は？"}\n'
+    assert check_prompts(file_of(tmp_path, text), "single_turn") == 2
+    assert check_prompts(file_of(tmp_path, "\ufeff" + text), "single_turn") == 2
+
+
+def test_a_missing_file_is_told() -> None:
+    assert "cannot be read (No such file" in problems_of(Path("none.jsonl"))[0]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "  \n"])
+def test_an_empty_file_is_told(tmp_path: Path, text: str) -> None:
+    assert "is empty" in problems_of(file_of(tmp_path, text))[0]
+
+
+def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:
+    text = '{"text": "日本"}'.encode("shift_jis")
+    assert "is not UTF-8" in problems_of(file_of(tmp_path, text))[0]
+
+
+def test_every_bad_line_is_named(tmp_path: Path) -> None:
+    lines = problems_of(file_of(tmp_path, '{"text": "a"}\n{bad\n[1]\n"x"\n'))
+    assert [line.split(": ")[0].rsplit(":", 1)[1] for line in lines] == ["2", "3", "4"]
+    assert "is not JSON" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"text": "a", "max_tokens": 5}', '"max_tokens"; did you mean "output_length"?'),
+        ('{"text": "a", "prompt": "b"}', '"prompt"; did you mean "text"?'),
+        ('{"text": "a", "output_lenght": 5}', 'did you mean "output_length"?'),
+        ('{"text": "a", "zzz": 5}', 'ignore "zzz"; remove it'),
+        ('{"output_length": 5}', "holds no prompt"),
+        ('{"text": ""}', "holds no prompt"),
+        ('{"text": "a", "output_length": 0}', '"output_length" is 0; give 1 or more'),
+        ('{"text": "a", "output_length": "5"}', '"output_length" is "5"; give a number'),
+        ('{"text": "a", "output_length": true}', '"output_length" is true'),
+        ('{"text": 5}', '"text" is 5; give text'),
+        ('{"messages": [{"role": "user", "content": "a"}]}', 'ignore "messages"'),
+    ],
+)
+def test_a_key_or_value_that_aiperf_would_misread_is_told(
+    tmp_path: Path, line: str, told: str
+) -> None:
+    assert any(told in problem for problem in problems_of(file_of(tmp_path, line)))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"text": "a"}', 'holds no "turns"'),
+        ('{"turns": []}', 'holds no "turns"'),
+        ('{"turns": ["a"]}', "a turn that is no object"),
+        ('{"turns": [{"text": "a", "max_tokens": 5}]}', '"max_tokens"'),
+        ('{"turns": [{"text": "a"}], "id": 5}', '"id"'),
+    ],
+)
+def test_conversations_are_checked_turn_by_turn(tmp_path: Path, line: str, told: str) -> None:
+    problems = problems_of(file_of(tmp_path, line), "multi_turn")
+    assert any(told in problem for problem in problems)
+
+
+def test_at_most_ten_problems_are_told(tmp_path: Path) -> None:
+    assert len(problems_of(file_of(tmp_path, "bad\n" * 100))) == 10
+
+
+def test_the_examples_are_valid() -> None:
+    assert check_prompts(PROMPTS / "trace.jsonl.example", "single_turn") > 1
+    assert check_prompts(PROMPTS / "conversations.jsonl.example", "multi_turn") > 1
+
+
+@pytest.mark.engine
+def test_the_known_keys_are_those_of_aiperfs_own_models() -> None:
+    from aiperf.dataset.loader.models import MooncakeTrace, MultiTurn, RandomPool, SingleTurn
+
+    models = {
+        "single_turn": SingleTurn,
+        "multi_turn": MultiTurn,
+        "random_pool": RandomPool,
+        "mooncake_trace": MooncakeTrace,
+    }
+    assert {kind: frozenset(model.model_fields) for kind, model in models.items()} == KNOWN
+
+
+def test_errors_come_as_one_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        check_prompts(file_of(tmp_path, "{bad\n"), "single_turn")
