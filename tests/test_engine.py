@@ -1,0 +1,130 @@
+"""The engine's process: started without the key in sight, stopped politely, then not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import engine
+from harness.engine import EngineExit, run_engine
+
+# Stands in for AIPerf: says what it was given, then behaves as the test wants.
+_PREAMBLE = """\
+import os, signal, sys, time
+fd = int(sys.argv[1])
+key = os.fdopen(fd).read() if fd >= 0 else ''
+print('argv', sys.argv[2:], 'key', len(key), flush=True)
+"""
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[EngineExit, str]]:
+    def run(code: str, key: str | None = None, meanwhile: Callable[[], None] = lambda: None) -> Any:
+        stand_in = tmp_path / "stand_in.py"
+        stand_in.write_text(_PREAMBLE + code)
+        monkeypatch.setattr(engine, "LAUNCHER", stand_in)
+        log = tmp_path / "log"
+        ended = run_engine(
+            ["profile", "-m", "a b"], dict(os.environ), key, log, ui="none", meanwhile=meanwhile
+        )
+        return ended, log.read_text()
+
+    return run
+
+
+def when_it_says(word: str, log: Path, *signals: signal.Signals) -> None:
+    """Send signals to this process, one after the other, once the stand-in has written a word."""
+
+    def send() -> None:
+        for number, name in enumerate(signals, 1):
+            deadline_s = time.monotonic() + 20
+            while time.monotonic() < deadline_s and log.read_text().count(word) < number:
+                time.sleep(0.02)
+            os.kill(os.getpid(), name)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+def test_the_key_comes_through_a_pipe_and_argv_is_untouched(play: Any) -> None:
+    ended, log = play("", key="sesame")
+    assert ended == EngineExit(0, interrupted=False)
+    assert log == "argv ['profile', '-m', 'a b'] key 6\n"
+
+
+def test_without_a_key_there_is_no_pipe(play: Any) -> None:
+    assert "key 0" in play("")[1]
+
+
+def test_its_exit_status_and_output_are_kept(play: Any) -> None:
+    ended, log = play("print('out'); print('err', file=sys.stderr); sys.exit(7)")
+    assert ended.status == 7
+    assert "out" in log
+    assert "err" in log
+
+
+def test_what_can_be_done_meanwhile_is_done_while_it_runs(play: Any) -> None:
+    done = []
+    play("time.sleep(0.2)", meanwhile=lambda: done.append(True))
+    assert done == [True]
+
+
+@pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_reaches_it_as_one_sigint(
+    play: Any, tmp_path: Path, request_to_stop: signal.Signals
+) -> None:
+    code = (
+        "signal.signal(signal.SIGINT, lambda *_: (print('stopping'), sys.exit(0)))\n"
+        "print('ready', flush=True); time.sleep(30)"
+    )
+    (tmp_path / "log").write_text("")
+    when_it_says("ready", tmp_path / "log", request_to_stop)
+    ended, log = play(code)
+    assert ended == EngineExit(0, interrupted=True)
+    assert log.count("stopping") == 1
+
+
+def test_a_second_request_kills_one_that_does_not_listen(play: Any, tmp_path: Path) -> None:
+    code = (
+        "signal.signal(signal.SIGINT, lambda *_: print('ready again', flush=True))\n"
+        "print('ready', flush=True)\nfor _ in range(300): time.sleep(0.1)"
+    )
+    (tmp_path / "log").write_text("")
+    when_it_says("ready", tmp_path / "log", signal.SIGINT, signal.SIGINT)
+    ended, _ = play(code)
+    assert ended == EngineExit(-signal.SIGKILL, interrupted=True)
+
+
+def test_nothing_that_it_started_stays_behind(play: Any) -> None:
+    code = (
+        "import subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print('child', child.pid, flush=True)"
+    )
+    _, log = play(code)
+    child = int(log.split()[-1])
+    deadline_s = time.monotonic() + 10
+    while time.monotonic() < deadline_s and _is_running(child):
+        time.sleep(0.05)
+    assert not _is_running(child)
+
+
+def test_handlers_of_signals_are_put_back(play: Any) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    play("")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{process}/stat")
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
