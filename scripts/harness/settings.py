@@ -261,7 +261,8 @@ def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
     if not problems:
         key, notices, problems = _key_to_send(values, in_file, environ)
         values |= {"openai_api_key": key, "notices": notices}
-    problems += _contradictions(values)
+    if not problems:
+        problems = _contradictions(values)
     if problems:
         raise ConfigError(problems)
     handed_on = {k: v for k, v in in_file.items() if k.startswith(HANDED_ON) and k not in _KEYS}
@@ -366,8 +367,7 @@ def _key_to_send(
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[UsageError]:
-    concurrency = values.get("concurrency", 10)
-    count = values.get("request_count")
+    concurrency, count = values.get("concurrency", 10), values.get("request_count")
     if count is not None and count < concurrency:
         what = f"{count} is below CONCURRENCY {concurrency}, which would never be reached"
         return [UsageError("REQUEST_COUNT", what, "raise it (3 × CONCURRENCY is the default)")]

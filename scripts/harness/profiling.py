@@ -1,0 +1,204 @@
+"""One run from plan to published folder: AIPerf is run, checked, summed up and recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import endpoint, provenance, tokenizer
+from harness.command import as_typed, build_argv, build_environment, child_environment
+from harness.endpoint import Access, EndpointFacts
+from harness.engine import EngineExit, run_engine
+from harness.errors import DataError, EndpointError, EngineError, HarnessError, Interrupted
+from harness.plan import Plan
+from harness.records import Records, read_run
+from harness.render import about_line, write_summary
+from harness.runs import (
+    now_utc,
+    publish,
+    read_manifest,
+    working_folder,
+    write_manifest,
+    write_text,
+)
+from harness.settings import Settings, redacted
+from harness.summary import Summary, summarize
+from harness.tokenizer import TokenizerChoice
+from harness.verdict import Verdict, judge
+
+Talk = Callable[[str], None]
+CONSOLE_LOG = "aiperf_console.log"
+LOOK_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server as it showed itself before the run, and the tokenizer chosen for its model."""
+
+    base: str
+    access: Access
+    facts: EndpointFacts
+    tokenizer: TokenizerChoice
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished run, published in ``folder``."""
+
+    folder: Path
+    summary: Summary
+    verdict: Verdict
+
+
+def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
+    """Ask the server for its models and choose the tokenizer: seconds, even where nothing answers.
+
+    Raises EndpointError when the server cannot be reached or refuses the key.
+    """
+    base = endpoint.base_url(settings.aiperf_url)
+    key = settings.openai_api_key
+    access = endpoint.access(base, {**environ, **settings.handed_on})
+    facts = endpoint.look(base, key, LOOK_TIMEOUT_S, access)
+    roots = {model.id: model.root for model in facts.models or ()}
+
+    def reports_usage() -> bool:
+        timeout_s = settings.request_timeout_seconds
+        return endpoint.reports_usage(base, key, settings.model, timeout_s, access)
+
+    resolve = tokenizer.hugging_face(settings.handed_on, environ)
+    files = tokenizer.offline_files()
+    choice = tokenizer.choose(settings, roots, resolve, reports_usage, files)
+    return Target(base, access, facts, choice)
+
+
+def preview(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> str:
+    """Return what would be exported and run, as a person would type it. Asks the server nothing."""
+    resolve = tokenizer.hugging_face(settings.handed_on, environ)
+    choice = tokenizer.choose(settings, {}, resolve, lambda: True, tokenizer.offline_files())
+    base = endpoint.base_url(settings.aiperf_url)
+    folder = Path(settings.artifacts_dir, plan.name)
+    argv = build_argv(settings, plan, choice, base, folder)
+    script = _script(argv, build_environment(settings, choice))
+    if settings.openai_api_key:
+        script += "# The API key is added inside the process: it is on no command line.\n"
+    return script + f"# Tokenizer: {choice.why}\n"
+
+
+def measure(
+    settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str], talk: Talk
+) -> Outcome:
+    """Run AIPerf as planned and publish the result under its name.
+
+    A run that was interrupted, or in which AIPerf or every request failed, stays ``.partial`` with
+    what it has, and Interrupted, EngineError or EndpointError says so.
+    """
+    with working_folder(Path(settings.artifacts_dir), plan.name) as partial:
+        talk(_announcement(settings, plan, target))
+        ended = _run(settings, plan, target, environ, partial)
+        try:
+            records = read_run(partial, _scrubber(settings))
+        except DataError:
+            raise _stopped(partial) if ended.interrupted else _crashed(ended, partial) from None
+        summary = summarize(records)
+        verdict = judge(summary, max_error_rate_pct=settings.max_error_rate)
+        facts: dict[str, object] = {"level": verdict.level, "reasons": list(verdict.texts)}
+        write_manifest(partial, read_manifest(partial) | {"verdict": facts})
+        write_summary(summary, verdict, about_line(partial), partial)
+        if ended.interrupted:
+            raise _stopped(partial)
+        if not records.n_used and records.errors:
+            raise _all_failed(records, settings, target, partial)
+        if ended.status != 0:
+            raise _crashed(ended, partial)
+        return Outcome(publish(partial), summary, verdict)
+
+
+def _announcement(settings: Settings, plan: Plan, target: Target) -> str:
+    warm_up = f" after {plan.n_warmup} to warm up" if plan.n_warmup else ""
+    load = f"{plan.n_requests} requests, {plan.concurrency} at a time{warm_up}"
+    return f"{settings.model} at {target.base}: {load}"
+
+
+def _run(
+    settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str], partial: Path
+) -> EngineExit:
+    """Run AIPerf and leave command.txt, its console log and run.json in ``partial``."""
+    argv = build_argv(settings, plan, target.tokenizer, target.base, partial)
+    exported = build_environment(settings, target.tokenizer)
+    write_text(partial / "command.txt", _script(argv, exported))
+    manifest = _manifest(settings, plan, target) | {"argv": argv, "started": now_utc()}
+
+    def record_origin() -> None:  # in the seconds in which AIPerf starts, so that it costs none
+        manifest.update(versions=provenance.versions(), machine=provenance.machine())
+        write_manifest(partial, manifest)
+
+    ended = run_engine(
+        argv,
+        child_environment(environ, exported, target.tokenizer.dropped),
+        settings.openai_api_key,
+        partial / CONSOLE_LOG,
+        ui=settings.ui_type or "none",
+        meanwhile=record_origin,
+    )
+    write_manifest(partial, manifest | {"ended": now_utc(), "aiperf_exit": ended.status})
+    return ended
+
+
+def _manifest(settings: Settings, plan: Plan, target: Target) -> dict[str, object]:
+    """Return what is known before the run; the rest is added as it becomes known."""
+    prompts = settings.input_file
+    return {
+        "name": plan.name,
+        "mode": plan.mode,
+        "model": settings.model,
+        "settings": redacted(settings),
+        "plan": dataclasses.asdict(plan),
+        "tokenizer": dataclasses.asdict(target.tokenizer),
+        "endpoint": {"url": target.base, **dataclasses.asdict(target.facts)},
+        "prompts_hash": provenance.file_hash(Path(prompts)) if prompts else None,
+    }
+
+
+def _script(argv: list[str], exported: Mapping[str, str]) -> str:
+    """Write the environment and the command as a person would type them; the key is in neither."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
+    return "\n".join([*lines, as_typed(argv), ""])
+
+
+def _scrubber(settings: Settings) -> Callable[[str], str]:
+    return lambda text: endpoint.scrub(text, settings.openai_api_key)
+
+
+def _stopped(partial: Path) -> Interrupted:
+    what = f"interrupted; what it has is kept in {partial}"
+    return Interrupted("AIPerf", what, "an earlier result of this name is untouched")
+
+
+def _crashed(ended: EngineExit, partial: Path) -> EngineError:
+    log = partial / CONSOLE_LOG
+    return EngineError("AIPerf", f"ended with status {ended.status}", f"see {log}")
+
+
+def _all_failed(
+    records: Records, settings: Settings, target: Target, partial: Path
+) -> HarnessError:
+    """Tell why no request succeeded, by the error that most of them met."""
+    most = max(records.errors, key=lambda group: group.n)
+    served = tuple(model.id for model in target.facts.models or ())
+    if most.code:
+        cause = endpoint.explain_status(
+            most.code,
+            most.message,
+            base=target.base,
+            model=settings.model,
+            key_sent=bool(settings.openai_api_key),
+            served=served,
+        )
+        what, remedy = cause.what, cause.remedy
+    else:
+        what, remedy = most.message, "check the server; `make smoke` sends one request"
+    what = f"all {records.n_failed} requests failed: {what}"
+    return EndpointError(target.base, what, f"{remedy} (details in {partial})")

@@ -1,0 +1,158 @@
+"""A sweep: one run a concurrency, a failed point does not stop the others, one table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import endpoint
+from harness.errors import HarnessError, Interrupted
+from harness.metrics import LATENCIES, RATES
+from harness.plan import Plan
+from harness.profiling import LOOK_TIMEOUT_S, Outcome, Talk, Target, measure
+from harness.runs import write_text
+from harness.settings import Settings
+from harness.summary import Summary
+from harness.table import Column, Table, number, to_md, to_text, to_tsv
+from harness.verdict import Level
+
+_PREFIXES = ("ttft", "latency", "itl")
+_FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One concurrency of a sweep, with its outcome or the reason why there is none."""
+
+    plan: Plan
+    outcome: Outcome | None
+    problem: str
+
+    @property
+    def word(self) -> str:
+        """Return the verdict's word, or FAILED."""
+        return self.outcome.verdict.level.value if self.outcome else _FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """All points that were run; ``interrupted`` when a person stopped it before the last."""
+
+    points: tuple[Point, ...]
+    interrupted: Interrupted | None
+
+    @property
+    def n_bad(self) -> int:
+        """Return how many points failed or are INVALID."""
+        return sum(point.word in (_FAILED, Level.INVALID.value) for point in self.points)
+
+
+def run_sweep(
+    settings: Settings,
+    plans: Sequence[Plan],
+    target: Target,
+    environ: Mapping[str, str],
+    talk: Talk,
+) -> Sweep:
+    """Run each plan in turn and go on past those that fail."""
+    points = []
+    for number_, plan in enumerate(plans, 1):
+        talk(f"[{number_}/{len(plans)}] CON={plan.concurrency}")
+        try:
+            points.append(_run_point(settings, plan, target, environ, talk))
+        except Interrupted as stop:
+            points.append(Point(plan, None, stop.what))
+            return Sweep(tuple(points), stop)
+    return Sweep(tuple(points), None)
+
+
+def write_sweep(sweep: Sweep, folder: Path) -> None:
+    """Write sweep_summary.tsv and sweep_summary.md into ``folder``."""
+    write_text(folder / "sweep_summary.tsv", to_tsv(_full_table(sweep)))
+    write_text(folder / "sweep_summary.md", _markdown(sweep))
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """Return the sweep for a terminal: the table for people, then why points failed."""
+    return to_text(_short_table(sweep)) + "".join(f"  {line}\n" for line in _problems(sweep))
+
+
+def _run_point(
+    settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str], talk: Talk
+) -> Point:
+    try:
+        endpoint.look(target.base, settings.openai_api_key, LOOK_TIMEOUT_S, target.access)
+        outcome = measure(settings, plan, target, environ, talk)
+    except Interrupted:
+        raise
+    except HarnessError as error:
+        talk(f"error: {error}")
+        return Point(plan, None, str(error))
+    return Point(plan, outcome, "")
+
+
+def _markdown(sweep: Sweep) -> str:
+    problems = "".join(f"- {line}\n" for line in _problems(sweep))
+    body = to_md(_short_table(sweep))
+    return "# Sweep\n\n" + body + (f"\n## Points to look at\n\n{problems}" if problems else "")
+
+
+def _problems(sweep: Sweep) -> list[str]:
+    lines = []
+    for point in sweep.points:
+        reasons = point.outcome.verdict.texts if point.outcome else (point.problem,)
+        lines += [f"CON={point.plan.concurrency} {point.word}: {reason}" for reason in reasons]
+    return lines
+
+
+def _full_table(sweep: Sweep) -> Table:
+    """Return every figure of summary.tsv, one row a point: for machines and spreadsheets."""
+    names = [f"{p}_{s}_ms" for p in _PREFIXES for s in ("p50", "p95", "p99", "avg")]
+    rates = ("tokens_per_s", "tokens_per_s_per_user", "requests_per_s", "error_rate_pct")
+    headings = ["concurrency", *names, *rates, "requests", "errors", "verdict", "folder"]
+    blank = [""] * (len(names) + len(rates))
+    rows = tuple((*_start(point, _all_figures, blank), *_ending(point)) for point in sweep.points)
+    return Table(tuple(Column(heading) for heading in headings), rows)
+
+
+def _short_table(sweep: Sweep) -> Table:
+    """Return what a person compares: medians, tails, throughput."""
+    headings = ("CON", "TTFT p50", "p95", "Latency p50", "p95", "ITL p50", "tokens/s", "req/s")
+    columns = (*(Column(h) for h in headings), Column("errors %"), Column("verdict", "left"))
+    blank = [""] * (len(columns) - 2)
+    rows = tuple((*_start(point, _main_figures, blank), point.word) for point in sweep.points)
+    return Table(columns, rows)
+
+
+def _start(
+    point: Point, figures: Callable[[Summary], list[str]], blank: Sequence[str]
+) -> tuple[str, ...]:
+    """Return concurrency and figures; empty cells, never 0, where the point failed."""
+    cells = figures(point.outcome.summary) if point.outcome else blank
+    return (str(point.plan.concurrency), *cells)
+
+
+def _all_figures(summary: Summary) -> list[str]:
+    cells = []
+    for metric in LATENCIES:
+        row = summary.latency(metric)
+        cells += [number(v, 2) for v in (row.p50_ms, row.p95_ms, row.p99_ms, row.avg_ms)]
+    return cells + [number(summary.rate(metric), 2) for metric in RATES]
+
+
+def _main_figures(summary: Summary) -> list[str]:
+    ttft, latency, itl = (summary.latency(metric) for metric in LATENCIES)
+    tokens, _, requests, errors = RATES
+    return [
+        *(number(v, 1) for v in (ttft.p50_ms, ttft.p95_ms, latency.p50_ms, latency.p95_ms)),
+        number(itl.p50_ms, 2),
+        *(number(summary.rate(m), m.digits) for m in (tokens, requests, errors)),
+    ]
+
+
+def _ending(point: Point) -> tuple[str, ...]:
+    if not point.outcome:
+        return ("", "", point.word, "")
+    summary = point.outcome.summary
+    return (str(summary.n_used), str(summary.n_failed), point.word, str(point.outcome.folder))

@@ -1,0 +1,92 @@
+"""Measure with AIPerf: the Python half of run_aiperf_profile.sh.
+
+Usage: run_profile.py MODE    MODE: warmup, profile, sweep, or sweep_<concurrency>
+Environment: the settings of .env.example; DRY_RUN=1 prints the command and runs nothing.
+Prints the table on standard output, everything else on standard error.
+Exit: 0 done, 1 INVALID or a failed point of a sweep, 2 usage, 3 endpoint or AIPerf, 4 data, 130.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from harness import settings as configuration
+from harness.cli import run_verb
+from harness.errors import Exit, UsageError
+from harness.plan import Plan, make_plan, parse_mode
+from harness.profiling import Talk, Target, look_at, measure, preview
+from harness.prompts import check_prompts
+from harness.render import about_line, summary_text
+from harness.settings import Settings
+from harness.sweep import run_sweep, sweep_text, write_sweep
+from harness.verdict import Level
+
+
+def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
+    """Measure in the mode that ``argv`` names."""
+    if list(argv) in (["-h"], ["--help"]):
+        out.write(__doc__ or "")
+        return Exit.DONE
+    if len(argv) != 1:
+        remedy = "use warmup, profile, sweep or sweep_<concurrency>"
+        raise UsageError("MODE", f"{len(argv)} words given, 1 expected", remedy)
+
+    def talk(line: str) -> None:
+        err.write(line + "\n")
+        err.flush()
+
+    settings = _settings(talk, terminal=err.isatty())
+    plans = _plans(settings, argv[0])
+    if configuration.is_on(os.environ, "DRY_RUN"):
+        out.write("\n".join(preview(settings, plan, os.environ) for plan in plans))
+        return Exit.DONE
+    target = look_at(settings, os.environ)
+    talk(f"Tokenizer: {target.tokenizer.name}: {target.tokenizer.why}")
+    if argv[0] == "sweep":
+        return _sweep(settings, plans, target, talk, out)
+    return _single(settings, plans[0], target, talk, out)
+
+
+def _settings(talk: Talk, *, terminal: bool) -> Settings:
+    settings = configuration.from_environment(os.environ)
+    if settings.input_file:
+        n_prompts = check_prompts(Path(settings.input_file), settings.custom_dataset_type)
+        talk(f"Prompts: {n_prompts} in {settings.input_file}")
+    for notice in settings.notices:
+        talk(f"note: {notice}")
+    return replace(settings, ui_type=settings.ui_type or ("simple" if terminal else "none"))
+
+
+def _plans(settings: Settings, word: str) -> list[Plan]:
+    if word == "sweep":
+        return [make_plan(settings, "sweep", point) for point in settings.sweep_concurrencies]
+    mode, point = parse_mode(word)
+    return [make_plan(settings, mode, point)]
+
+
+def _single(settings: Settings, plan: Plan, target: Target, talk: Talk, out: TextIO) -> int:
+    outcome = measure(settings, plan, target, os.environ, talk)
+    out.write(summary_text(outcome.summary, outcome.verdict, about_line(outcome.folder)))
+    talk(f"Files: {outcome.folder}/ (summary.tsv to paste, summary.md, run.json)")
+    return Exit.LIMIT if outcome.verdict.level is Level.INVALID else Exit.DONE
+
+
+def _sweep(
+    settings: Settings, plans: Sequence[Plan], target: Target, talk: Talk, out: TextIO
+) -> int:
+    folder = Path(os.environ.get("OUTPUT_DIR") or ".")
+    sweep = run_sweep(settings, plans, target, os.environ, talk)
+    write_sweep(sweep, folder)
+    out.write(sweep_text(sweep))
+    talk(f"Files: {folder / 'sweep_summary.tsv'}, {folder / 'sweep_summary.md'}")
+    if sweep.interrupted:
+        raise sweep.interrupted
+    return Exit.LIMIT if sweep.n_bad else Exit.DONE
+
+
+if __name__ == "__main__":
+    run_verb(main)
