@@ -89,7 +89,7 @@ class Faults:
     crawl_ms: float = 1000.0
     not_streaming: bool = False  # stream requests get one JSON body
     empty_stream: bool = False  # a stream that ends before any token
-    close_idle: bool = False  # connections are closed after each answer, without a word
+    close_idle_ms: float | None = None  # connections are closed so long after each answer
     only_max_tokens: bool = False  # 400 on max_completion_tokens
     reject_extra: bool = False  # 400 on ignore_eos and min_tokens
     unknown_model_404: bool = False

@@ -15,6 +15,8 @@ from harness.simulator.server import Service
 T = TypeVar("T")
 
 _DESCRIPTION = "Serve a streaming OpenAI-compatible chat endpoint with known delays, until stopped."
+_LAST_PORT = 65535
+_CLOSE_IDLE_MS = 5.0  # long enough for AIPerf's next request to be on its way
 _DELAY = "MS, normal:MEAN,SD, lognormal:MEDIAN,SIGMA or exponential:MEAN"
 
 
@@ -49,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_service(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    add("--port", type=_as(Whole(0)), default=0, help="port; 0 = a free one, printed (0)")
+    add("--port", type=_port, default=0, help="port; 0 = a free one, printed (0)")
     add(
         "--model",
         dest="models",
@@ -156,10 +158,18 @@ def _add_quirks(group: argparse._ArgumentGroup) -> None:
         metavar="MS",
         help="(%(default)s)",
     )
+    add(
+        "--close-idle",
+        dest="close_idle_ms",
+        type=_as(Number(0)),
+        nargs="?",
+        const=_CLOSE_IDLE_MS,
+        metavar="MS",
+        help="close connections so long after each answer, unannounced, as llama.cpp does (5)",
+    )
     for name, meaning in (
         ("not-streaming", "stream requests get one JSON body"),
         ("empty-stream", "streams end before any token"),
-        ("close-idle", "close the connection after each answer without Connection: close"),
         ("only-max-tokens", "400 on max_completion_tokens"),
         ("reject-extra", "400 on ignore_eos and min_tokens"),
         ("unknown-model-404", "404 on models that are not served"),
@@ -196,5 +206,13 @@ def _key(variable: str | None, environ: Mapping[str, str]) -> str | None:
     return environ[variable]
 
 
+def _parse_port(text: str) -> int:
+    port = Whole(0).parse(text)
+    if port > _LAST_PORT:  # uvloop would wrap it round
+        raise ValueError(f"a port, 0 to {_LAST_PORT}")
+    return port
+
+
+_port = _told(_parse_port)
 _delay = _told(parse_delay)
 _share = _as(Number(0, 1))

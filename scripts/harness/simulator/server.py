@@ -96,10 +96,11 @@ class Endpoint:
         finally:
             self._n_in_flight -= 1
             self._log.add(visit.truth)
-        if self._behaviour.faults.close_idle:
+        idle_ms = self._behaviour.faults.close_idle_ms
+        if idle_ms is not None:
             await response.prepare(request)
             await response.write_eof()
-            _hang_up(request)
+            asyncio.get_running_loop().call_later(idle_ms / 1e3, _hang_up, request.transport)
         return response
 
     def _arrive(self, request: web.Request) -> _Visit:
@@ -224,7 +225,7 @@ async def _end_stream(
     visit: _Visit, response: web.StreamResponse, script: Script
 ) -> web.StreamResponse:
     if script.cut:
-        _hang_up(visit.request)
+        _hang_up(visit.request.transport)
     else:
         await response.write_eof(script.tail)
     return response
@@ -247,9 +248,9 @@ def _error(refused: Refusal) -> web.Response:
     )
 
 
-def _hang_up(request: web.Request) -> None:
-    if request.transport:
-        request.transport.close()
+def _hang_up(transport: asyncio.Transport | None) -> None:
+    if transport:
+        transport.close()
 
 
 @dataclass(frozen=True, slots=True)
