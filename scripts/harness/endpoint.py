@@ -1,0 +1,446 @@
+"""The server that is measured: URL rules, a small client, and what it says of itself.
+
+`make profile` loads this room, so it asks with the standard library's client: an HTTP package
+would take a third of a second to import. Why an answer did not come is told by `harness.causes`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import TypeVar
+from urllib.error import HTTPError
+from urllib.parse import SplitResult, quote, urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+from harness.causes import (
+    CHAT_PATH,
+    explain_exception,
+    explain_status,
+    other_limit,
+    scrub,
+)
+from harness.errors import EndpointError, UsageError
+from harness.kinds import Flag
+from harness.settings import OPENAI_HOST
+
+__all__ = [
+    "Access",
+    "EndpointFacts",
+    "ServedModel",
+    "access",
+    "base_url",
+    "explain_exception",
+    "explain_refusal",
+    "explain_status",
+    "look",
+    "reports_usage",
+    "require_name",
+    "scrub",
+    "tls_context",
+]
+
+T = TypeVar("T")
+
+OPENAI_BASE = f"https://{OPENAI_HOST}"
+_MODELS_PATH = "/v1/models"
+_KNOWN_TAIL = re.compile(r"/v1(/chat(/completions)?|/models)?/*$")
+_OTHER_TAIL = re.compile(r"/(completions|responses|embeddings|generate)/*$")
+_WITH_HOST = "write it as http://host:port"
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.%]+")  # a name, or an IPv6 address
+_NAME_TIMEOUT_S = 3.0
+_VERSION_TIMEOUT_S = 2.0
+_GRACE_S = 1.0  # for a server that answers just within its time-out
+_MAX_BODY_BYTES = 1 << 20
+_BRIEF_TOKENS = 2
+#: What can go wrong while asking; URLError, time-outs and TLS errors are OSErrors.
+_TRANSPORT_ERRORS = (OSError, http.client.HTTPException)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the server is reached: straight on, unless the settings say otherwise, as AIPerf does."""
+
+    proxy: str | None = field(default=None, repr=False)  # may hold a password
+    verify: bool = True
+    ca_file: str | None = None
+
+
+DIRECT = Access()
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model of /v1/models; ``root`` is what it was loaded from, the length counts tokens."""
+
+    id: str
+    root: str | None = None
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFacts:
+    """What the server says of itself; None = it does not say. No models listed: empty."""
+
+    models: tuple[ServedModel, ...] | None
+    version: str | None
+    server: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, whatever its status; header names are in small letters."""
+
+    status: int
+    body: str
+    headers: Mapping[str, str]
+
+
+def base_url(settings_url: str | None) -> str:
+    """Return scheme, host, port and path of the server, without /v1 and what follows it.
+
+    None = the OpenAI API. http:// is added where no scheme is written. Raises UsageError for what
+    cannot be a server's address, without repeating a password that stands in it.
+    """
+    if settings_url is None:
+        return OPENAI_BASE
+    url = _split(settings_url)
+    host, port = _checked_host(url), _checked_port(url)
+    if host == OPENAI_HOST:  # never without TLS: the key of an account goes there
+        return OPENAI_BASE
+    shown = f"[{host}]" if ":" in host else host
+    path = _checked_path(url.path)
+    return f"{url.scheme}://{shown}" + (f":{port}" if port else "") + path
+
+
+def access(base: str, variables: Mapping[str, str]) -> Access:
+    """Return how AIPerf would reach the server under these variables.
+
+    A proxy counts only with AIPERF_HTTP_TRUST_ENV, and not for the hosts of NO_PROXY.
+    """
+    trusts = _flag(variables, "AIPERF_HTTP_TRUST_ENV", default=False)
+    proxy = _proxy(urlsplit(base), variables) if trusts else None
+    verify = _flag(variables, "AIPERF_HTTP_SSL_VERIFY", default=True)
+    return Access(proxy, verify, variables.get("SSL_CERT_FILE") or None)
+
+
+def tls_context(how: Access) -> ssl.SSLContext:
+    """Return the rules for TLS: the system's certificates, and those of ``ca_file``.
+
+    Raises UsageError for a ``ca_file`` that cannot be read.
+    """
+    context = ssl.create_default_context()
+    if not how.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if how.ca_file:
+        try:
+            context.load_verify_locations(how.ca_file)
+        except OSError:
+            what = f"{how.ca_file} holds no certificates that can be read"
+            raise UsageError("SSL_CERT_FILE", what, "name a PEM file") from None
+    return context
+
+
+def look(base: str, key: str | None, timeout_s: float = 5.0, how: Access = DIRECT) -> EndpointFacts:
+    """Ask the server for its models and version.
+
+    A server that keeps no list has models None. Raises EndpointError, after at most a little more
+    than ``timeout_s``, when nothing answers or the key is refused.
+    """
+    require_name(base, min(timeout_s, _NAME_TIMEOUT_S), how)
+    try:
+        limit_s = timeout_s + _GRACE_S
+        reply = _within(limit_s, lambda: _ask(base + _MODELS_PATH, key, None, timeout_s, how))
+    except _TRANSPORT_ERRORS as error:
+        raise explain_exception(error, base, key, timeout_s) from None
+    if _is_refusal(reply):
+        raise _explained(reply, base, key)
+    version = None if base == OPENAI_BASE else _version(base, how)
+    return EndpointFacts(_models(reply), version, reply.headers.get("server"))
+
+
+def reports_usage(
+    base: str, key: str | None, model: str, timeout_s: float, how: Access = DIRECT
+) -> bool:
+    """Tell whether the server counts tokens itself: one streamed request of two tokens.
+
+    Raises EndpointError when the request fails for another reason than asking for the count.
+    """
+    limit = "max_tokens"
+    try:
+        reply = _chat(base, key, _brief(model, limit), timeout_s, how)
+        if swapped := other_limit(limit, reply.status, reply.body):
+            reply = _chat(base, key, _brief(model, swapped), timeout_s, how)
+    except _TRANSPORT_ERRORS as error:
+        raise explain_exception(error, base, key, timeout_s) from None
+    if reply.status in (400, 422) and "stream_options" in reply.body:
+        return False
+    if reply.status != http.client.OK:
+        raise explain_refusal(reply, base, key, model, how)
+    return any(isinstance(event.get("usage"), dict) for event in _events(reply.body))
+
+
+def explain_refusal(
+    reply: Reply, base: str, key: str | None, model: str, how: Access = DIRECT
+) -> EndpointError:
+    """Return why a chat request was refused; for an unknown model with those that are served."""
+    served: tuple[str, ...] = ()
+    if reply.status in (400, 404, 422):
+        with suppress(EndpointError):  # the refusal itself is the news
+            served = tuple(card.id for card in look(base, key, how=how).models or ())
+    return _explained(reply, base, key, model, served)
+
+
+def require_name(base: str, timeout_s: float = _NAME_TIMEOUT_S, how: Access = DIRECT) -> None:
+    """Look the server's name up, as clients do without any time-out of their own.
+
+    Raises EndpointError when it is not known, or no name server answers in time.
+    """
+    url = urlsplit(base)
+    if how.proxy:
+        return  # the proxy looks it up
+    try:
+        _within(timeout_s, lambda: socket.getaddrinfo(url.hostname, url.port or 0))
+    except TimeoutError:
+        what = f"the name {url.hostname} was not found out within {timeout_s:g} s"
+        raise EndpointError(base, what, "check the network (VPN, DNS)") from None
+    except OSError as error:
+        raise explain_exception(error, base) from None
+
+
+def _split(text: str) -> SplitResult:
+    """Split the URL, with the scheme that a person meant."""
+    if any(char.isspace() or not char.isprintable() for char in text) or "\\" in text:
+        raise UsageError("AIPERF_URL", "holds a space or a backslash", _WITH_HOST)
+    if "://" not in text:
+        text = f"http://{text}"
+    try:
+        url = urlsplit(text)
+    except ValueError as error:
+        raise UsageError("AIPERF_URL", f"is no URL ({error})", _WITH_HOST) from None
+    if url.username is not None or url.password is not None:
+        remedy = "leave it out and set OPENAI_API_KEY"
+        raise UsageError("AIPERF_URL", "holds a user name or password", remedy)
+    if url.query or url.fragment:
+        remedy = "leave out the ? or # and what follows"
+        raise UsageError("AIPERF_URL", "holds more than an address", remedy)
+    if url.scheme not in ("http", "https"):
+        remedy = "write http:// or https://"
+        raise UsageError("AIPERF_URL", f"{url.scheme}:// is not measured", remedy)
+    return url
+
+
+def _checked_host(url: SplitResult) -> str:
+    try:
+        host = (url.hostname or "").encode("ascii" if url.netloc.isascii() else "idna").decode()
+    except UnicodeError:
+        host = ""
+    if not _HOST.fullmatch(host) or host.startswith(".") or ".." in host:
+        raise UsageError("AIPERF_URL", f"{url.netloc!r} names no host", _WITH_HOST)
+    return host
+
+
+def _checked_port(url: SplitResult) -> int | None:
+    try:
+        port = url.port
+    except ValueError:
+        port = 0
+    if port == 0 or url.netloc.endswith(":"):
+        raise UsageError("AIPERF_URL", f"{url.netloc!r} has no port from 1 to 65535", _WITH_HOST)
+    return port
+
+
+def _checked_path(path: str) -> str:
+    path = _KNOWN_TAIL.sub("", path.rstrip("/"))
+    if _OTHER_TAIL.search(path):
+        what = f"{path} is not the chat interface"
+        raise UsageError("AIPERF_URL", what, f"end it before {CHAT_PATH}, the one measured")
+    return quote(path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+
+
+def _flag(variables: Mapping[str, str], name: str, *, default: bool) -> bool:
+    try:
+        return Flag().parse(variables[name].strip())
+    except (KeyError, ValueError):  # AIPerf itself complains of a value that is none
+        return default
+
+
+def _proxy(url: SplitResult, variables: Mapping[str, str]) -> str | None:
+    def value(name: str) -> str:
+        return variables.get(name.lower()) or variables.get(name) or ""
+
+    no_proxy = {"no": value("NO_PROXY")}
+    if proxy_bypass_environment(url.netloc, no_proxy):
+        return None
+    return value(f"{url.scheme.upper()}_PROXY") or None
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns; TimeoutError if that takes longer.
+
+    A name server that is silent, or a server that sends a byte now and then, escapes the
+    time-outs of sockets. The thread that waits for it does not keep the process alive.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is wanted
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+def _is_refusal(reply: Reply) -> bool:
+    """Tell whether this answer to /v1/models means that requests will fail as well."""
+    if reply.status == http.client.FORBIDDEN:  # OpenAI: a key may chat, but not list models
+        return "scope" not in reply.body
+    return reply.status in (401, 407, 502, 503, 504) or reply.status // 100 == 3
+
+
+def _explained(
+    reply: Reply,
+    base: str,
+    key: str | None,
+    model: str | None = None,
+    served: tuple[str, ...] = (),
+) -> EndpointError:
+    return explain_status(
+        reply.status,
+        scrub(reply.body, key),
+        base=base,
+        model=model,
+        key_sent=key is not None,
+        served=served,
+        headers={name: scrub(value, key) for name, value in reply.headers.items()},
+    )
+
+
+def _version(base: str, how: Access) -> str | None:
+    try:
+        limit_s = _VERSION_TIMEOUT_S
+        reply = _within(limit_s, lambda: _ask(f"{base}/version", None, None, limit_s, how))
+    except _TRANSPORT_ERRORS:
+        return None
+    found = _object(reply.body) if reply.status == http.client.OK else {}
+    return _text(found.get("version"))
+
+
+def _models(reply: Reply) -> tuple[ServedModel, ...] | None:
+    found = _object(reply.body)
+    if reply.status != http.client.OK or "data" not in found:
+        return None
+    cards = found["data"]
+    if not isinstance(cards, list):  # Ollama without a model: null
+        return ()
+    return tuple(_model(card) for card in cards if isinstance(card, dict) and _text(card.get("id")))
+
+
+def _model(card: Mapping[str, object]) -> ServedModel:
+    length = card.get("max_model_len")
+    tokens = length if isinstance(length, int) and length > 0 else None
+    return ServedModel(str(card["id"]), _text(card.get("root")), tokens)
+
+
+def _object(text: str) -> Mapping[str, object]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _brief(model: str, limit: str) -> dict[str, object]:
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        limit: _BRIEF_TOKENS,
+    }
+
+
+def _chat(
+    base: str, key: str | None, fields: Mapping[str, object], timeout_s: float, how: Access
+) -> Reply:
+    return _ask(base + CHAT_PATH, key, json.dumps(fields).encode(), timeout_s, how)
+
+
+def _events(stream: str) -> Iterator[Mapping[str, object]]:
+    for line in stream.splitlines():
+        if line.startswith("data:"):
+            yield _object(line.removeprefix("data:"))
+
+
+def _ask(url: str, key: str | None, body: bytes | None, timeout_s: float, how: Access) -> Reply:
+    """Send one request and read the answer, whatever its status; no redirect is followed.
+
+    ``timeout_s`` bounds each wait of the socket and the reading as a whole.
+    """
+    headers = {"Accept": "application/json, text/event-stream", "User-Agent": "aiperf-harness"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    if body:
+        headers["Content-Type"] = "application/json"
+    request = urllib.request.Request(url, body, headers)
+    try:
+        answer = _opener(url, how).open(request, timeout=timeout_s)
+    except HTTPError as error:  # 300 and above
+        answer = error
+    with answer:
+        text = _read(answer, time.monotonic() + timeout_s).decode("utf-8", "replace")
+        named = {name.lower(): value for name, value in answer.headers.items()}
+        return Reply(answer.status, text, named)
+
+
+def _read(answer: http.client.HTTPResponse | HTTPError, deadline_s: float) -> bytes:
+    body = bytearray()
+    while piece := answer.read1(1 << 16):
+        body += piece
+        if len(body) > _MAX_BODY_BYTES:
+            break
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
+    return bytes(body)
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the key would go along, and AIPerf's POST would become a GET."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Decline."""
+
+
+def _opener(url: str, how: Access) -> urllib.request.OpenerDirector:
+    scheme = urlsplit(url).scheme
+    opener = urllib.request.OpenerDirector()
+    handlers: list[urllib.request.BaseHandler] = [
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        _Stay(),
+    ]
+    if scheme == "https":  # reading the system's certificates takes a while
+        handlers.append(urllib.request.HTTPSHandler(context=tls_context(how)))
+    if how.proxy:
+        handlers.append(urllib.request.ProxyHandler({scheme: how.proxy}))
+    for handler in handlers:
+        opener.add_handler(handler)
+    return opener

@@ -1,0 +1,333 @@
+"""URL rules, and what the server says of itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from harness.endpoint import (
+    Access,
+    ServedModel,
+    access,
+    base_url,
+    look,
+    reports_usage,
+    require_name,
+    tls_context,
+)
+from harness.errors import EndpointError, UsageError
+from tests.canned import (
+    EVENTS,
+    JSON,
+    Canned,
+    canned,
+    closed_port,
+    dripping,
+    hanging_up,
+    silent,
+    stream,
+)
+from tests.servers import simulator
+
+MODELS = "/v1/models"
+CHAT = "/v1/chat/completions"
+LIST = Canned(200, json.dumps({"data": [{"id": "m"}]}), JSON)
+
+
+@pytest.mark.parametrize(
+    ("written", "base"),
+    [
+        (None, "https://api.openai.com"),
+        ("localhost:8000", "http://localhost:8000"),
+        ("http://localhost:8000/", "http://localhost:8000"),
+        ("http://localhost:8000/v1", "http://localhost:8000"),
+        ("http://localhost:8000//v1//", "http://localhost:8000"),
+        ("http://localhost:8000/v1/chat/completions", "http://localhost:8000"),
+        ("http://localhost:8000/v1/models/", "http://localhost:8000"),
+        ("https://Gateway.example/llm/v1", "https://gateway.example/llm"),
+        ("https://gateway.example/v1/team", "https://gateway.example/v1/team"),
+        ("HTTP://my_server", "http://my_server"),
+        ("192.168.0.7:8080/v1", "http://192.168.0.7:8080"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000"),
+        ("http://例え.jp/v1", "http://xn--r8jz45g.jp"),
+        ("http://host/モデル/v1", "http://host/%E3%83%A2%E3%83%87%E3%83%AB"),
+        ("api.openai.com", "https://api.openai.com"),
+        ("https://api.openai.com/v1", "https://api.openai.com"),
+        ("http://API.openai.com:443/v1/", "https://api.openai.com"),
+    ],
+)
+def test_an_address_is_understood_however_it_is_written(written: str | None, base: str) -> None:
+    assert base_url(written) == base
+    assert base_url(base) == base
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "http://",
+        "http:///v1",
+        "ftp://host",
+        "host name",
+        "http://ho\tst",
+        "http://host:0",
+        "http://host:",
+        "http://host:65536",
+        "http://host:abc",
+        "http://[::1",
+        "http://a..b",
+        "http://ho$t",
+        "http://host?a=1",
+        "http://host#v1",
+        "http://evil\\@api.openai.com",
+        "http://evil?@api.openai.com",
+        "http://host/v1/completions",
+        f"http://{'x' * 300}例.jp",
+    ],
+)
+def test_what_is_no_address_is_refused_by_name(written: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        base_url(written)
+    assert caught.value.where == "AIPERF_URL"
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("written", ["http://me:pass-word@host", "pass-word@host"])
+def test_a_password_in_the_address_is_refused_and_not_repeated(written: str) -> None:
+    with pytest.raises(UsageError, match="OPENAI_API_KEY") as caught:
+        base_url(written)
+    assert "pass-word" not in str(caught.value)
+
+
+def test_a_proxy_counts_only_where_aiperf_would_use_it() -> None:
+    proxies = {"HTTP_PROXY": "http://p:1", "NO_PROXY": "inside.example"}
+    trusting = {**proxies, "AIPERF_HTTP_TRUST_ENV": "1"}
+    assert access("http://lab:8000", proxies).proxy is None
+    assert access("http://lab:8000", trusting).proxy == "http://p:1"
+    assert access("https://lab:8000", trusting).proxy is None
+    assert access("http://x.inside.example", trusting).proxy is None
+
+
+def test_a_request_goes_through_the_proxy() -> None:
+    with canned({"http://lab.invalid:8000/v1/models": [LIST]}) as proxy:
+        facts = look("http://lab.invalid:8000", None, how=Access(proxy=proxy.url))
+    assert facts.models == (ServedModel("m"),)
+
+
+def test_a_server_says_its_models_and_version() -> None:
+    with simulator("--model", "a=org/a", "--model", "b", "--context-tokens", "4096") as server:
+        facts = look(server.url, None)
+        n_requests = len(server.truths())
+    assert facts.models == (ServedModel("a", "org/a", 4096), ServedModel("b", None, 4096))
+    assert facts.version == "simulator"
+    assert facts.server
+    assert n_requests == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [Canned(404), Canned(405), Canned(501), Canned(200, "<html>hi</html>")]
+)
+def test_a_server_without_a_list_of_models_is_no_error(answer: Canned) -> None:
+    with canned({MODELS: [answer]}) as server:
+        facts = look(server.url, None)
+    assert (facts.models, facts.version) == (None, None)
+
+
+@pytest.mark.parametrize("data", [None, [], [{"object": "model"}, 3]])
+def test_a_server_may_serve_no_model_at_all(data: object) -> None:
+    with canned({MODELS: [Canned(200, json.dumps({"data": data}), JSON)]}) as server:
+        assert look(server.url, None).models == ()
+
+
+def test_the_key_is_sent_for_the_list_and_not_for_the_version() -> None:
+    with canned({MODELS: [LIST]}) as server:
+        look(server.url, "secret")
+        sent = {seen.path: seen.headers.get("authorization") for seen in server.seen}
+    assert sent == {MODELS: "Bearer secret", "/version": None}
+
+
+@pytest.mark.parametrize(("key", "words"), [(None, "no key was sent"), ("wrong", "was sent")])
+def test_a_refused_key_names_status_and_setting(key: str | None, words: str) -> None:
+    with simulator("--echo-key", key="right") as server, pytest.raises(EndpointError) as caught:
+        look(server.url, key)
+    assert "HTTP 401" in caught.value.what
+    assert words in caught.value.what
+    assert "OPENAI_API_KEY" in caught.value.remedy
+    assert "wrong" not in str(caught.value)
+
+
+def test_a_key_that_may_chat_but_not_list_models_is_no_error() -> None:
+    body = '{"error": {"message": "Missing scopes: api.model.read"}}'
+    with canned({MODELS: [Canned(403, body, JSON)]}) as server:
+        assert look(server.url, "key").models is None
+
+
+def test_a_redirect_is_not_followed_with_the_key() -> None:
+    with canned({MODELS: [LIST]}) as other:
+        moved = Canned(302, headers={"Location": f"{other.url}/v1/models"})
+        with canned({MODELS: [moved]}) as server, pytest.raises(EndpointError, match=other.url):
+            look(server.url, "secret")
+    assert other.seen == []
+
+
+def test_a_loading_server_is_told_before_the_run() -> None:
+    with (
+        canned({MODELS: [Canned(503, '{"error": {"message": "Loading model"}}', JSON)]}) as server,
+        pytest.raises(EndpointError, match="Loading model"),
+    ):
+        look(server.url, None)
+
+
+def test_a_port_without_a_server_is_told() -> None:
+    with pytest.raises(EndpointError, match="connection refused"):
+        look(f"http://127.0.0.1:{closed_port()}", None)
+
+
+def test_an_unknown_name_is_told() -> None:
+    with pytest.raises(EndpointError, match=r"the name nowhere\.invalid is not known"):
+        look("http://nowhere.invalid:8000", None)
+
+
+def test_a_silent_name_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(5))
+    with pytest.raises(EndpointError, match=r"not found out within 0\.1 s"):
+        require_name("http://lab:8000", 0.1)
+
+
+def test_a_server_that_accepts_and_says_nothing_is_told() -> None:
+    with silent() as url, pytest.raises(EndpointError, match=r"no answer within 0\.3 s"):
+        look(url, None, timeout_s=0.3)
+
+
+def test_a_server_that_hangs_up_is_told() -> None:
+    with hanging_up() as url, pytest.raises(EndpointError, match="closed the connection"):
+        look(url, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse what a full queue drops")
+def test_an_address_that_swallows_packets_is_told() -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(8):  # the queue of connections that nobody accepts fills up
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(EndpointError, match=r"no connection within 0\.3 s"):
+            look(url, None, timeout_s=0.3)
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up() -> None:
+    with dripping() as url, pytest.raises(EndpointError, match=r"no answer within 0\.3 s"):
+        look(url, None, timeout_s=0.3)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make a self-signed certificate for localhost; the file holds its key as well."""
+    if not shutil.which("openssl"):
+        pytest.skip("the openssl command is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command += ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_text(key.read_text() + cert.read_text())
+    yield both
+
+
+def test_a_self_signed_certificate_is_named(certificate: Path) -> None:
+    with (
+        canned({MODELS: [LIST]}, certificate) as server,
+        pytest.raises(EndpointError, match=r"self-signed.*SSL_CERT_FILE"),
+    ):
+        look(server.url, None)
+
+
+def test_a_certificate_of_ones_own_is_trusted_once_named(certificate: Path) -> None:
+    named = {"SSL_CERT_FILE": str(certificate)}
+    with canned({MODELS: [LIST]}, certificate) as server:
+        facts = look(server.url, None, how=access(server.url, named))
+        elsewhere = f"https://127.0.0.1:{server.port}"
+        with pytest.raises(EndpointError, match=r"not made out to 127\.0\.0\.1"):
+            look(elsewhere, None, how=access(server.url, named))
+        unchecked = access(elsewhere, {"AIPERF_HTTP_SSL_VERIFY": "false"})
+        assert look(elsewhere, None, how=unchecked).models == facts.models
+    assert facts.models == (ServedModel("m"),)
+
+
+def test_a_missing_certificate_file_is_told() -> None:
+    with pytest.raises(UsageError, match="SSL_CERT_FILE"):
+        tls_context(Access(ca_file="/nowhere/ca.pem"))
+
+
+def test_https_to_a_port_of_plain_http_is_told() -> None:
+    with (
+        simulator() as server,
+        pytest.raises(EndpointError, match=r"does not speak it.*http://"),
+    ):
+        look(server.url.replace("http:", "https:"), None)
+
+
+def test_http_to_a_tls_port_is_told(certificate: Path) -> None:
+    with canned({MODELS: [LIST]}, certificate) as server, pytest.raises(EndpointError) as caught:
+        look(server.url.replace("https:", "http:"), None)
+    assert "https://" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("options", "expected"), [((), True), (("--no-usage",), False)])
+def test_usage_is_seen_where_the_server_reports_it(
+    options: tuple[str, ...], expected: bool
+) -> None:
+    with simulator(*options) as server:
+        assert reports_usage(server.url, None, "simulated", 20.0) is expected
+        (truth,) = server.truths(at_least=1)
+    assert truth.tokens == 2
+
+
+def test_a_server_that_knows_only_the_new_limit_is_asked_with_it() -> None:
+    refusal = Canned(400, '{"error": {"message": "Unsupported parameter: \'max_tokens\'"}}', JSON)
+    usage = stream('{"usage": null}', '{"usage": {"completion_tokens": 2}}')
+    answers = [Canned(refusal.status, refusal.body, JSON, to='"max_tokens"'), usage]
+    with canned({CHAT: answers}) as server:
+        assert reports_usage(server.url, None, "m", 5.0)
+
+
+def test_a_server_that_refuses_stream_options_reports_no_usage() -> None:
+    refusal = Canned(400, '{"error": "unknown field stream_options"}', JSON)
+    with canned({CHAT: [refusal]}) as server:
+        assert not reports_usage(server.url, None, "m", 5.0)
+
+
+def test_events_that_are_no_json_hold_no_usage() -> None:
+    with canned({CHAT: [Canned(200, 'data: {"us\n\ndata: 3\n\n: note\n\n', EVENTS)]}) as server:
+        assert not reports_usage(server.url, None, "m", 5.0)
+
+
+def test_a_model_that_is_not_served_is_told_with_those_that_are() -> None:
+    with (
+        simulator("--unknown-model-404", "--model", "llama-3") as server,
+        pytest.raises(EndpointError, match="did you mean llama-3"),
+    ):
+        reports_usage(server.url, None, "Llama3", 20.0)
+
+
+def test_asking_the_server_loads_no_heavy_package() -> None:
+    heavy = "{'openai', 'httpx', 'numpy', 'aiohttp', 'transformers'}"
+    code = f"import sys, harness.endpoint; print(sorted({heavy} & set(sys.modules)))"
+    scripts = Path(__file__).parent.parent / "scripts"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=scripts, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
