@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def quantile(ascending: Sequence[float], q: float) -> float:
@@ -21,7 +21,7 @@ def quantile(ascending: Sequence[float], q: float) -> float:
     below = math.floor(position)
     above = min(below + 1, len(ascending) - 1)
     low, high = ascending[below], ascending[above]
-    if low == high:  # also keeps infinities from becoming NaN
+    if low == high or position == below:  # an infinite neighbour must not make it NaN
         return low
     return low + (high - low) * (position - below)
 
@@ -29,3 +29,8 @@ def quantile(ascending: Sequence[float], q: float) -> float:
 def mean(values: Sequence[float]) -> float:
     """Return the arithmetic mean, exactly rounded; NaN for no values."""
     return math.fsum(values) / len(values) if values else math.nan
+
+
+def ascending(values: Iterable[float]) -> list[float]:
+    """Return the values in ascending order, without the NaN that stand for absent ones."""
+    return sorted(value for value in values if not math.isnan(value))

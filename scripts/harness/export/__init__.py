@@ -1,0 +1,1 @@
+"""AIPerf's export files, one module a kind of file. `harness.records` is the way in."""

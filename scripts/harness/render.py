@@ -1,0 +1,240 @@
+"""A Summary and its Verdict as people paste and read them: files and terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness.metrics import LATENCIES, RATES
+from harness.records import Facts, read_facts
+from harness.runs import read_manifest, write_text
+from harness.summary import Latency, Summary
+from harness.table import Column, Table, number, to_md, to_text, to_tsv
+from harness.verdict import Verdict
+
+TSV = "summary.tsv"
+MD = "summary.md"
+
+_TSV_DIGITS = 2
+_STATISTICS = ("p50", "p95", "p99", "avg")
+_THIN = "*"
+_TINY_MS = 0.1
+
+
+def write_summary(summary: Summary, verdict: Verdict, about: str, folder: Path) -> None:
+    """Write summary.tsv and summary.md into ``folder``, each whole or not at all.
+
+    Raises UsageError where they cannot be written.
+    """
+    write_text(folder / TSV, summary_tsv(summary, verdict))
+    write_text(folder / MD, summary_md(summary, verdict, about))
+
+
+def summary_tsv(summary: Summary, verdict: Verdict) -> str:
+    """Return summary.tsv: both tables with two decimals, the verdict, a Note row a reason."""
+    headings = ["metric", *(f"{name}_ms" for name in _STATISTICS), "count", "errors"]
+    latencies = Table(
+        tuple(Column(heading) for heading in headings),
+        tuple(
+            (row.metric.title, *_cells(row, _TSV_DIGITS), *_counts(row, summary))
+            for row in summary.latencies
+        ),
+    )
+    rates = tuple(
+        (rate.metric.title, number(rate.value, _TSV_DIGITS), rate.metric.unit)
+        for rate in summary.rates
+    )
+    remarks = (("Verdict", str(verdict.level), ""), *_note_rows(summary, verdict))
+    columns = tuple(Column(heading) for heading in ("metric", "value", "unit"))
+    return to_tsv(latencies) + "\n" + to_tsv(Table(columns, (*rates, *remarks)))
+
+
+def summary_md(summary: Summary, verdict: Verdict, about: str) -> str:
+    """Return summary.md: verdict and reasons, the run in one line, tables, errors, definitions."""
+    blocks = [
+        f"# {verdict.level}",
+        _bullets(verdict.texts),
+        about,
+        to_md(_latency_table(summary)),
+        to_md(_rate_table(summary, ("Metric", "Value", "Unit"))),
+        f"{_accounting(summary)}.",
+        _bullets([remark.replace("*", "\\*") for remark in _remarks(summary)]),
+        _error_section(summary),
+        "## What the figures mean",
+        _bullets([f"**{m.title}**: {m.definition}" for m in (*LATENCIES, *RATES)]),
+    ]
+    return "\n\n".join(block.rstrip("\n") for block in blocks if block) + "\n"
+
+
+def summary_text(summary: Summary, verdict: Verdict, about: str) -> str:
+    """Return the summary for a terminal: verdict, run, tables, what to know about them."""
+    errors = [f"{group.n} × {group.text}" for group in summary.errors]
+    return "".join(
+        (
+            f"{verdict.level}  {about}\n",
+            _indented(verdict.texts),
+            "\n",
+            to_text(_latency_table(summary)),
+            to_text(_rate_table(summary, ("", "", ""))),  # no headings: an empty line
+            f"\n{_accounting(summary)}\n",
+            _indented(errors),
+            "".join(f"{remark}\n" for remark in _remarks(summary)),
+        )
+    )
+
+
+def about_line(folder: Path) -> str:
+    """Return in one line what was run: from run.json, else from AIPerf's aggregate, else its name.
+
+    Raises DataError if either file cannot be read.
+    """
+    manifest = read_manifest(folder)
+    if not manifest:
+        return " · ".join(_about_facts(read_facts(folder))) or folder.name
+    return " · ".join(_about_manifest(_manifest(manifest))) or folder.name
+
+
+class _Plan(msgspec.Struct):
+    concurrency: int | None = None
+    n_requests: int | None = None
+
+
+class _Endpoint(msgspec.Struct):
+    url: str = ""
+
+
+class _Machine(msgspec.Struct):
+    cpu: str | None = None
+    n_cpus: int | None = None
+
+
+class _Manifest(msgspec.Struct):
+    """The part of run.json that tells a reader what was run."""
+
+    name: str = ""
+    model: str = ""
+    started: str = ""
+    plan: _Plan = msgspec.field(default_factory=_Plan)
+    endpoint: _Endpoint = msgspec.field(default_factory=_Endpoint)
+    machine: _Machine = msgspec.field(default_factory=_Machine)
+
+
+def _manifest(document: dict[str, object]) -> _Manifest:
+    try:
+        return msgspec.convert(document, _Manifest)
+    except msgspec.ValidationError:  # of another schema: the figures do not depend on it
+        return _Manifest()
+
+
+def _about_manifest(manifest: _Manifest) -> Iterator[str]:
+    yield from _about(manifest.model, manifest.endpoint.url, manifest.plan)
+    if manifest.name:
+        yield manifest.name
+    if manifest.machine.cpu:
+        cpus = f", {manifest.machine.n_cpus} CPUs" if manifest.machine.n_cpus else ""
+        yield f"from {manifest.machine.cpu}{cpus}"
+    if manifest.started:
+        yield manifest.started
+
+
+def _about_facts(facts: Facts | None) -> Iterator[str]:
+    if facts is None:
+        return
+    yield from _about(facts.model, facts.url, _Plan(facts.concurrency, facts.n_requests))
+    if facts.aiperf_version:
+        yield f"AIPerf {facts.aiperf_version}"
+
+
+def _about(model: str, url: str, plan: _Plan) -> Iterator[str]:
+    if model or url:
+        yield " at ".join(part for part in (model, url) if part)
+    if plan.concurrency is not None:
+        yield f"concurrency {plan.concurrency}"
+    if plan.n_requests is not None:
+        yield f"{plan.n_requests} requests"
+
+
+def _cells(row: Latency, digits: int) -> list[str]:
+    figures = (row.p50_ms, row.p95_ms, row.p99_ms, row.avg_ms)
+    return [number(figure, digits) for figure in figures]
+
+
+def _digits(row: Latency) -> int:
+    """Return the decimals for people: two more where a burst makes the figures tiny."""
+    figures = (row.p50_ms, row.p95_ms, row.p99_ms, row.avg_ms)
+    tiny = any(figure is not None and 0 < figure < _TINY_MS for figure in figures)
+    return row.metric.digits + 2 * tiny
+
+
+def _counts(row: Latency, summary: Summary) -> tuple[str, str]:
+    return str(row.n), str(summary.n_failed)
+
+
+def _note_rows(summary: Summary, verdict: Verdict) -> Iterator[tuple[str, str, str]]:
+    for text in (*verdict.texts, *summary.notes, summary.p99_note):
+        if text:
+            yield "Note", text, ""
+
+
+def _latency_table(summary: Summary) -> Table:
+    """Return the latencies rounded for people; a p99 of few requests carries a mark."""
+    headings = (*(f"{name} ms" for name in _STATISTICS), "count", "errors")
+    # Where one p99 is marked the others get a blank of the same width: figures stay aligned.
+    blank = " " if any(row.is_p99_thin for row in summary.latencies) else ""
+    rows = []
+    for row in summary.latencies:
+        p50, p95, p99, avg = _cells(row, _digits(row))
+        p99 += _THIN if row.is_p99_thin else blank
+        rows.append((row.metric.title, p50, p95, p99, avg, *_counts(row, summary)))
+    return Table((Column("", "left"), *(Column(heading) for heading in headings)), tuple(rows))
+
+
+def _rate_table(summary: Summary, headings: tuple[str, str, str]) -> Table:
+    name, value, unit = headings
+    rows = tuple(
+        (rate.metric.title, number(rate.value, rate.metric.digits), rate.metric.unit)
+        for rate in summary.rates
+    )
+    return Table((Column(name, "left"), Column(value), Column(unit, "left")), rows)
+
+
+def _accounting(summary: Summary) -> str:
+    """Say where every row went; parts that are zero are left out."""
+    counts = (
+        (summary.n_used, "used"),
+        (summary.n_warmup, "warm-up"),
+        (summary.n_failed, "failed"),
+        (summary.n_cancelled, "cancelled"),
+        (summary.n_malformed, "not readable"),
+    )
+    parts = [f"{n} {word}" for n, word in counts if n] or ["none used"]
+    rows = "row" if summary.n_read == 1 else "rows"
+    return f"{summary.n_read} {rows} in {summary.source}: {', '.join(parts)}"
+
+
+def _remarks(summary: Summary) -> list[str]:
+    marked = f"{_THIN} {summary.p99_note}" if summary.p99_note else ""
+    return [remark for remark in (marked, *summary.notes) if remark]
+
+
+def _error_section(summary: Summary) -> str:
+    if not summary.errors:
+        return ""
+    columns = (Column("Requests"), Column("Error", "left"))
+    rows = tuple((str(group.n), _code(group.text)) for group in summary.errors)
+    return "## Errors\n\n" + to_md(Table(columns, rows))
+
+
+def _code(text: str) -> str:
+    """Return text of a server's, as code: Markdown and HTML in it are shown, not followed."""
+    return "`" + text.replace("`", "'") + "`"
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _indented(lines: Sequence[str]) -> str:
+    return "".join(f"  {line}\n" for line in lines)

@@ -1,0 +1,183 @@
+"""Records become a Summary: percentiles, rates, counts, and what a reader must know about them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harness import stats
+from harness.metrics import (
+    ERROR_RATE,
+    LATENCIES,
+    OUTPUT_TOKEN_THROUGHPUT,
+    OUTPUT_TOKEN_THROUGHPUT_PER_USER,
+    RATES,
+    REQUEST_THROUGHPUT,
+    Metric,
+)
+from harness.records import ErrorGroup, Records, Spread
+
+#: Below this many samples a p99 is close to the largest of them.
+P99_SAMPLES = 100
+
+_OUTPUT_TOKENS = "output_sequence_length"
+_NOTHING = Spread(None, None, None, None, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One latency over the ``n`` used requests that have it, in ms. Absent figures are None."""
+
+    metric: Metric
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    avg_ms: float | None
+    n: int
+
+    @property
+    def is_p99_thin(self) -> bool:
+        """Tell whether the p99 rests on too few samples to be more than the slowest ones."""
+        return 0 < self.n < P99_SAMPLES and self.p99_ms is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One rate in its metric's unit; None if it could not be computed."""
+
+    metric: Metric
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one run shows.
+
+    ``n_read`` is the sum of the five counts after it. ``incomplete`` says why the run did not reach
+    its end, empty if it did. ``errors`` are the failed requests grouped, the largest group first.
+    ``notes`` are what a reader must know about the figures, `p99_note` apart.
+    """
+
+    latencies: tuple[Latency, ...]
+    rates: tuple[Rate, ...]
+    source: str
+    n_read: int
+    n_used: int
+    n_warmup: int
+    n_failed: int
+    n_cancelled: int
+    n_malformed: int
+    was_cancelled: bool
+    incomplete: str
+    errors: tuple[ErrorGroup, ...]
+    notes: tuple[str, ...]
+
+    def latency(self, metric: Metric) -> Latency:
+        """Return one latency; KeyError if the metric is none."""
+        return {latency.metric.tag: latency for latency in self.latencies}[metric.tag]
+
+    def rate(self, metric: Metric) -> float | None:
+        """Return one rate; KeyError if the metric is none."""
+        return {rate.metric.tag: rate.value for rate in self.rates}[metric.tag]
+
+    @property
+    def p99_note(self) -> str:
+        """Say that a p99 rests on too few requests; empty if none does."""
+        n_thin = [latency.n for latency in self.latencies if latency.is_p99_thin]
+        if not n_thin:
+            return ""
+        return (
+            f"p99 of {min(n_thin)} requests is little more than the slowest of them; "
+            f"{P99_SAMPLES} or more make it a percentile"
+        )
+
+
+def summarize(records: Records) -> Summary:
+    """Sum up a run. Failed, cancelled, warm-up and malformed rows are counted, never averaged."""
+    latencies = tuple(_latency(metric, records) for metric in LATENCIES)
+    return Summary(
+        latencies=latencies,
+        rates=tuple(Rate(metric, _rate(metric, records)) for metric in RATES),
+        source=records.source,
+        n_read=records.n_read,
+        n_used=records.n_used,
+        n_warmup=records.n_warmup,
+        n_failed=records.n_failed,
+        n_cancelled=records.n_cancelled,
+        n_malformed=records.n_malformed,
+        was_cancelled=records.was_cancelled,
+        incomplete=records.incomplete,
+        errors=records.errors,
+        notes=(*records.notes, *_reading_notes(records)),
+    )
+
+
+def error_rate_pct(n_failed: int, n_used: int) -> float | None:
+    """Return failed requests as a share of failed and successful ones; None if there are none.
+
+    As AIPerf's request_error_rate, but for requests that the client itself cancelled: these did
+    not fail.
+    """
+    n_ended = n_failed + n_used
+    return 100 * n_failed / n_ended if n_ended else None
+
+
+def _latency(metric: Metric, records: Records) -> Latency:
+    spread = _spread(records, metric.tag)
+    return Latency(metric, spread.p50_ms, spread.p95_ms, spread.p99_ms, spread.avg_ms, spread.n)
+
+
+def _spread(records: Records, tag: str) -> Spread:
+    """Return percentiles of the rows, or AIPerf's own where the rows are not there."""
+    values = stats.ascending(records.columns[tag])
+    if not values:
+        of_aiperf = records.facts.spreads.get(tag) if records.facts else None
+        return of_aiperf or _NOTHING
+    p50, p95, p99 = (stats.quantile(values, q) for q in (0.50, 0.95, 0.99))
+    return Spread(p50, p95, p99, stats.mean(values), len(values))
+
+
+def _rate(metric: Metric, records: Records) -> float | None:
+    if metric is ERROR_RATE:
+        return error_rate_pct(records.n_failed, records.n_used)
+    if metric is OUTPUT_TOKEN_THROUGHPUT_PER_USER:
+        speeds = stats.ascending(records.columns[metric.tag])
+        return stats.quantile(speeds, 0.50) if speeds else _of_aiperf(metric, records)
+    of_aiperf = _of_aiperf(metric, records)
+    return _own_throughput(metric, records) if of_aiperf is None else of_aiperf
+
+
+def _of_aiperf(metric: Metric, records: Records) -> float | None:
+    return records.facts.rates.get(metric.tag) if records.facts else None
+
+
+def _own_throughput(metric: Metric, records: Records) -> float | None:
+    """Return requests or output tokens per second of the measured phase."""
+    amounts = {
+        REQUEST_THROUGHPUT.tag: float(records.n_used),
+        OUTPUT_TOKEN_THROUGHPUT.tag: math.fsum(stats.ascending(records.columns[_OUTPUT_TOKENS])),
+    }
+    amount = amounts[metric.tag]
+    return amount / records.window_s if amount and records.window_s else None
+
+
+def _reading_notes(records: Records) -> list[str]:
+    notes = []
+    if records.malformed:
+        left_out = records.n_malformed - len(records.malformed)
+        more = f" and {left_out} more" if left_out else ""
+        named = ", ".join(records.malformed) + more
+        notes.append(f"not readable and left out: {named}")
+    if records.guessed:
+        titles = ", ".join(metric.title for metric in LATENCIES if metric.tag in records.guessed)
+        notes.append(
+            f"units guessed by magnitude, since the export names none: {titles} "
+            "(above 1e9 taken as ns, below 1 as s, else ms)"
+        )
+    if records.warmup_errors:
+        n_failed = sum(group.n for group in records.warmup_errors)
+        first = records.warmup_errors[0].text
+        notes.append(f"{n_failed} of {records.n_warmup} warm-up requests failed: {first}")
+    if records.n_used and not records.facts and records.window_s:
+        notes.append("throughputs are computed from the rows: AIPerf's own are missing")
+    return notes

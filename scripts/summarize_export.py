@@ -1,0 +1,91 @@
+"""Sum up a run: print its table, write summary.tsv and summary.md.
+
+    python scripts/summarize_export.py [RUN_DIR] [--output-dir DIR] [--max-error-rate PCT]
+
+RUN_DIR is a run folder, the harness's or plain AIPerf's; by default the latest under artifacts/.
+The table goes to stdout, everything else to stderr. Exit codes: 0 reported, also when the verdict
+is INVALID; 2 wrong argument; 4 nothing usable in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from harness import settings as configuration
+from harness.causes import scrub
+from harness.cli import run_verb
+from harness.errors import Exit, UsageError
+from harness.kinds import Number
+from harness.records import read_run
+from harness.render import MD, TSV, about_line, summary_text, write_summary
+from harness.runs import latest, read_manifest
+from harness.settings import Settings
+from harness.summary import summarize
+from harness.verdict import judge
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("summarize_export", message, "see --help")
+
+
+def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
+    """Sum up the run that ``argv`` names, or the latest."""
+    options = _parser().parse_args(argv)
+    settings = _settings()
+    run = options.run_dir or latest(Path(settings.artifacts_dir))
+    err.write(f"summary of {run}\n")
+    summary = summarize(read_run(run, lambda text: scrub(text, settings.openai_api_key)))
+    limit_pct = options.max_error_rate
+    if limit_pct is None:
+        limit_pct = _limit_pct(run, settings)
+    verdict = judge(summary, limit_pct)
+    about = about_line(run)
+    write_summary(summary, verdict, about, options.output_dir)
+    out.write(summary_text(summary, verdict, about))
+    err.write(f"written: {options.output_dir / TSV} (to paste), {options.output_dir / MD}\n")
+    return Exit.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="summarize_export.py",
+        description="Print the table of a run and write it as summary.tsv and summary.md.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="run folder (the latest)")
+    add("--output-dir", type=Path, default=Path(), metavar="DIR", help="for the files (here)")
+    limit_help = "larger shares of failed requests are INVALID (the run's own limit, else 1)"
+    add("--max-error-rate", type=_percent, metavar="PCT", help=limit_help)
+    return parser
+
+
+def _settings() -> Settings:
+    """Return the settings, or the defaults where none are made: a summary needs no `.env`."""
+    try:
+        return configuration.from_environment(os.environ)
+    except UsageError:
+        return Settings(model="")
+
+
+def _limit_pct(run: Path, settings: Settings) -> float:
+    """Return the largest error rate (%) that the run itself was held to, else today's."""
+    of_run = read_manifest(run).get("settings")
+    limit = of_run.get("MAX_ERROR_RATE") if isinstance(of_run, dict) else None
+    return float(limit) if isinstance(limit, int | float) else settings.max_error_rate
+
+
+def _percent(text: str) -> float:
+    try:
+        return Number(0, 100).parse(text)
+    except ValueError as expected:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
+
+
+if __name__ == "__main__":
+    run_verb(main)

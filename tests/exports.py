@@ -1,0 +1,67 @@
+"""Small exports in AIPerf's form, for tests that need a certain row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+Json = dict[str, object]
+Line = Json | str | bytes
+
+ROWS = "profile_export.jsonl"
+AGGREGATE = "profile_export_aiperf.json"
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def used(ttft_ms: float = 20.0, latency_ms: float = 60.0, unit: str | None = "ms") -> Json:
+    """Return a row of a request that succeeded; ``unit`` None leaves the units out."""
+    times = {
+        "time_to_first_token": ttft_ms,
+        "request_latency": latency_ms,
+        "inter_token_latency": (latency_ms - ttft_ms) / 9,
+    }
+    mark = {} if unit is None else {"unit": unit}
+    metrics: Json = {tag: {"value": value, **mark} for tag, value in times.items()}
+    metrics["output_sequence_length"] = {"value": 10, "unit": "tokens"}
+    metadata = {"benchmark_phase": "profiling", "request_start_ns": 1_700_000_000_000_000_000}
+    return {"metadata": metadata, "metrics": metrics}
+
+
+def warmup() -> Json:
+    """Return a warm-up row."""
+    return used() | {"metadata": {"benchmark_phase": "warmup"}}
+
+
+def failed(code: int | None = 500, message: str = "boom", phase: str = "profiling") -> Json:
+    """Return a row of a request that failed: it has no latency."""
+    error = {"type": "Server Error", "message": message} | ({} if code is None else {"code": code})
+    return {"metadata": {"benchmark_phase": phase}, "metrics": {}, "error": error}
+
+
+def cancelled() -> Json:
+    """Return a row of a request that the client gave up."""
+    row = failed(499, "Request cancelled")
+    return row | {"metadata": {"benchmark_phase": "profiling", "was_cancelled": True}}
+
+
+def write_rows(folder: Path, lines: Sequence[Line], name: str = ROWS) -> Path:
+    """Write a JSONL export; text and bytes are written as they are. Return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"".join(_encoded(line) + b"\n" for line in lines))
+    return folder
+
+
+def write_aggregate(folder: Path, n_used: int, n_failed: int = 0, **more: object) -> None:
+    """Write AIPerf's aggregate of a run that reached its end, with further keys."""
+    counts: Json = {"request_count": {"unit": "requests", "avg": float(n_used)}}
+    if n_failed:
+        counts["error_request_count"] = {"unit": "requests", "avg": float(n_failed)}
+    state = {"was_cancelled": False, "is_complete": True}
+    (folder / AGGREGATE).write_text(json.dumps({**counts, **state, **more}), encoding="utf-8")
+
+
+def _encoded(line: Line) -> bytes:
+    if isinstance(line, bytes):
+        return line
+    return (line if isinstance(line, str) else json.dumps(line)).encode()

@@ -1,0 +1,135 @@
+"""`make summary`: the table on stdout, talk on stderr, two files, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import summarize_export
+from harness.cli import guarded
+from tests.exports import GOLDEN, failed, used, write_rows
+
+SCRIPT = Path(summarize_export.__file__)
+RUNS = sorted(path.parent.name for path in GOLDEN.glob("*/profile_export.jsonl"))
+
+
+def call(*argv: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    code = guarded(summarize_export.main, argv, out, err)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty folder, without the settings of whoever runs the tests."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("ENV_FILE", "MODEL", "MAX_ERROR_RATE", "ARTIFACTS_DIR", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run_in(folder: Path, name: str = "clean", ended: str = "") -> Path:
+    shutil.copytree(GOLDEN / name, folder)
+    if ended:
+        (folder / "run.json").write_text(json.dumps({"ended": ended, "name": folder.name}))
+    return folder
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_table_and_files_are_the_golden_ones(name: str) -> None:
+    code, out, err = call(str(GOLDEN / name))
+    assert code == 0  # also for an INVALID run: it has been reported
+    assert out == (GOLDEN / name / "stdout.txt").read_text(encoding="utf-8")
+    for file in ("summary.tsv", "summary.md"):
+        assert Path(file).read_bytes() == (GOLDEN / name / file).read_bytes()
+    assert err == f"summary of {GOLDEN / name}\nwritten: summary.tsv (to paste), summary.md\n"
+
+
+def test_the_script_keeps_stdout_for_the_table() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(GOLDEN / "failed"), "--output-dir", "."],
+        capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout == (GOLDEN / "failed" / "stdout.txt").read_bytes()
+    assert done.stderr.decode().startswith("summary of ")
+
+
+def test_without_a_folder_the_latest_run_is_taken() -> None:
+    run_in(Path("artifacts/old"), "failed", ended="2026-01-01T00:00:00Z")
+    run_in(Path("artifacts/new"), "clean", ended="2026-01-02T00:00:00Z")
+    run_in(Path("artifacts/newer.partial"), "failed", ended="2026-01-03T00:00:00Z")
+    run_in(Path("artifacts/archive/x/2026"), "failed", ended="2026-01-04T00:00:00Z")
+    code, out, err = call()
+    assert (code, err.splitlines()[0]) == (0, "summary of artifacts/new")
+    assert out.startswith("VALID ")
+
+
+def test_the_artifacts_folder_of_the_settings_is_looked_at() -> None:
+    Path(".env").write_text("MODEL=m\nAIPERF_URL=http://127.0.0.1:1\nARTIFACTS_DIR=elsewhere\n")
+    run_in(Path("elsewhere/run"))
+    assert call()[2].startswith("summary of elsewhere/run\n")
+
+
+def test_no_run_at_all_is_exit_4() -> None:
+    code, out, err = call()
+    assert (code, out) == (4, "")
+    assert err.startswith("error: artifacts: ")
+
+
+def test_nothing_usable_is_exit_4_and_names_what_was_found() -> None:
+    Path("run").mkdir()
+    Path("run/notes.txt").touch()
+    code, out, err = call("run")
+    assert (code, out) == (4, "")
+    assert "notes.txt" in err.splitlines()[-1]
+    assert not Path("summary.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    "argv", [["nowhere"], ["a", "b"], ["--max-error-rate", "101"], ["--output", "x"]]
+)
+def test_a_wrong_argument_is_exit_2_in_one_line(argv: list[str]) -> None:
+    code, out, err = call(*argv)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+def test_an_output_folder_that_is_none_is_exit_2(tmp_path: Path) -> None:
+    assert call(str(GOLDEN / "clean"), "--output-dir", "no/such/folder")[0] == 2
+
+
+def test_the_files_go_where_they_are_wanted_and_replace_older_ones() -> None:
+    Path("here").mkdir()
+    Path("here/summary.tsv").write_text("old")
+    call(str(GOLDEN / "clean"), "--output-dir", "here")
+    assert sorted(path.name for path in Path("here").iterdir()) == ["summary.md", "summary.tsv"]
+    assert Path("here/summary.tsv").read_text().startswith("metric\tp50_ms\t")
+
+
+def test_the_limit_is_the_runs_own_unless_another_is_given() -> None:
+    folder = write_rows(Path("run"), [used(), failed()])
+    shutil.copy(GOLDEN / "warmup" / "phase_manifest.json", folder)
+    phases = {"phases": [{"phase_kind": "profiling", "start_ns": 0, "end_ns": 10**9,
+                          "total_request_count": 2}]}  # fmt: skip
+    (folder / "phase_manifest.json").write_text(json.dumps(phases))
+    assert call("run")[1].startswith("INVALID ")
+    assert call("run", "--max-error-rate", "50")[1].startswith("VALID ")
+    (folder / "run.json").write_text(json.dumps({"settings": {"MAX_ERROR_RATE": 50}}))
+    assert call("run")[1].startswith("VALID ")
+    assert call("run", "--max-error-rate", "0")[1].startswith("INVALID ")
+
+
+def test_the_key_of_the_settings_is_in_no_table() -> None:
+    Path(".env").write_text("MODEL=m\nAIPERF_URL=http://127.0.0.1:1\nOPENAI_API_KEY=verysecret7\n")
+    write_rows(Path("run"), [failed(401, "wrong key verysecret7")])
+    _, out, err = call("run")
+    written = Path("summary.tsv").read_text() + Path("summary.md").read_text()
+    assert "wrong key" in out
+    assert "verysecret7" not in out + err + written

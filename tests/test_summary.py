@@ -1,0 +1,228 @@
+"""Summary: AIPerf's own figures are the oracle; what a reader must know stands beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.metrics import (
+    ERROR_RATE,
+    INTER_TOKEN_LATENCY,
+    LATENCIES,
+    OUTPUT_TOKEN_THROUGHPUT,
+    OUTPUT_TOKEN_THROUGHPUT_PER_USER,
+    RATES,
+    REQUEST_THROUGHPUT,
+    TTFT,
+)
+from harness.records import read_run
+from harness.render import about_line, summary_md, summary_text, summary_tsv
+from harness.summary import Summary, summarize
+from harness.verdict import Verdict, judge
+from tests.exports import (
+    AGGREGATE,
+    GOLDEN,
+    Line,
+    cancelled,
+    failed,
+    used,
+    warmup,
+    write_aggregate,
+    write_rows,
+)
+
+WITH_AGGREGATE = sorted(path.parent.name for path in GOLDEN.glob(f"*/{AGGREGATE}"))
+
+
+def summary_of(folder: Path, lines: Sequence[Line]) -> Summary:
+    return summarize(read_run(write_rows(folder, lines)))
+
+
+def judged(summary: Summary) -> Verdict:
+    return judge(summary, max_error_rate_pct=1)
+
+
+def test_the_oracle_covers_every_kind_of_run() -> None:
+    assert {"clean", "warmup", "failed", "cancelled", "burst"} <= set(WITH_AGGREGATE)
+
+
+@pytest.mark.parametrize("name", WITH_AGGREGATE)
+def test_latencies_equal_aiperfs_own(name: str) -> None:
+    theirs = json.loads((GOLDEN / name / AGGREGATE).read_text())
+    summary = summarize(read_run(GOLDEN / name))
+    for metric in LATENCIES:
+        ours, of_aiperf = summary.latency(metric), theirs[metric.tag]
+        for figure in ("p50", "p95", "p99", "avg"):
+            value = getattr(ours, f"{figure}_ms")
+            assert value == pytest.approx(of_aiperf[figure], abs=1e-6), (metric.tag, figure)
+        assert ours.n == of_aiperf["count"]
+
+
+@pytest.mark.parametrize("name", WITH_AGGREGATE)
+def test_rates_equal_aiperfs_own(name: str) -> None:
+    theirs = json.loads((GOLDEN / name / AGGREGATE).read_text())
+    summary = summarize(read_run(GOLDEN / name))
+    for metric, figure in (
+        (OUTPUT_TOKEN_THROUGHPUT, "avg"),
+        (OUTPUT_TOKEN_THROUGHPUT_PER_USER, "p50"),
+        (REQUEST_THROUGHPUT, "avg"),
+    ):
+        expected = theirs.get(metric.tag, {}).get(figure)
+        assert summary.rate(metric) == pytest.approx(expected, abs=0.01), metric.tag
+
+
+def test_the_error_rate_equals_aiperfs_own() -> None:
+    theirs = json.loads((GOLDEN / "failed" / AGGREGATE).read_text())
+    rate = summarize(read_run(GOLDEN / "failed")).rate(ERROR_RATE)
+    assert rate == pytest.approx(theirs["request_error_rate"]["avg"])
+    assert rate
+
+
+@pytest.mark.parametrize("name", WITH_AGGREGATE)
+def test_throughputs_from_the_rows_come_close_to_aiperfs(name: str, tmp_path: Path) -> None:
+    """Without the aggregate the window runs from the first start to the last end."""
+    rows = (GOLDEN / name / "profile_export.jsonl").read_bytes()
+    (tmp_path / "profile_export.jsonl").write_bytes(rows)
+    with_it, without = (summarize(read_run(folder)) for folder in (GOLDEN / name, tmp_path))
+    for metric in (OUTPUT_TOKEN_THROUGHPUT, REQUEST_THROUGHPUT):
+        assert without.rate(metric) == pytest.approx(with_it.rate(metric), rel=0.25)
+    assert any("computed from the rows" in note for note in without.notes)
+
+
+def test_a_burst_keeps_its_tiny_inter_token_latency() -> None:
+    itl = summarize(read_run(GOLDEN / "burst")).latency(INTER_TOKEN_LATENCY)
+    assert itl.p50_ms is not None
+    assert 0 < itl.p50_ms < 0.1
+
+
+def test_failed_warm_up_and_cancelled_rows_have_no_part_in_the_figures(tmp_path: Path) -> None:
+    alone = summary_of(tmp_path / "a", [used(10, 100), used(30, 300)])
+    lines = [used(10, 100), warmup(), failed(), cancelled(), used(30, 300)]
+    mixed = summary_of(tmp_path / "b", lines)
+    assert mixed.latencies == alone.latencies
+    assert mixed.rate(REQUEST_THROUGHPUT) == alone.rate(REQUEST_THROUGHPUT)
+    assert mixed.rate(ERROR_RATE) == pytest.approx(100 / 3)
+
+
+def test_absent_figures_are_none_and_empty_never_zero(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path, [failed()])
+    assert summary.latency(TTFT).p50_ms is None
+    assert summary.rate(OUTPUT_TOKEN_THROUGHPUT) is None
+    tsv = summary_tsv(summary, judged(summary))
+    assert "TTFT\t\t\t\t\t0\t1\n" in tsv
+    assert "Output Token Throughput\t\ttokens/s\n" in tsv
+
+
+def test_a_metric_that_no_row_has_is_absent_although_requests_succeeded(tmp_path: Path) -> None:
+    row = used()
+    row["metrics"] = {"request_latency": {"value": 5.0, "unit": "ms"}}  # as without streaming
+    summary = summary_of(tmp_path, [row])
+    assert (summary.latency(TTFT).avg_ms, summary.latency(TTFT).n) == (None, 0)
+    assert summary.n_used == 1
+
+
+def test_a_p99_of_fewer_than_100_requests_is_marked(tmp_path: Path) -> None:
+    few = summary_of(tmp_path / "few", [used()] * 99)
+    many = summary_of(tmp_path / "many", [used()] * 100)
+    assert "p99 of 99 requests" in few.p99_note
+    assert many.p99_note == ""
+    assert "20.0*" in summary_text(few, judged(few), "")
+    assert "20.0*" in summary_md(few, judged(few), "")
+    assert "*" not in summary_text(many, judged(many), "")
+    assert "\t20.00\t20.00\t20.00\t20.00\t" in summary_tsv(few, judged(few))
+    assert f"Note\t{few.p99_note}\t\n" in summary_tsv(few, judged(few))
+
+
+def test_guessed_units_are_told(tmp_path: Path) -> None:
+    (note,) = [note for note in summary_of(tmp_path, [used(unit=None)]).notes if "guessed" in note]
+    assert "TTFT, Request Latency, Inter-Token Latency" in note
+
+
+def test_malformed_rows_are_told_by_file_and_line(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path, [used(), *["null"] * 12])
+    (note,) = [note for note in summary.notes if "left out" in note]
+    assert "profile_export.jsonl:2: Expected `object`, got `null`" in note
+    assert note.endswith("and 2 more")
+
+
+def test_a_warm_up_that_failed_is_told(tmp_path: Path) -> None:
+    lines = [failed(429, "slow down", phase="warmup"), warmup(), used()]
+    assert any(
+        note.startswith("1 of 2 warm-up requests failed: HTTP 429 Server Error: slow down")
+        for note in summary_of(tmp_path, lines).notes
+    )
+
+
+def test_the_tsv_has_exactly_the_promised_form() -> None:
+    summary = summarize(read_run(GOLDEN / "failed"))
+    verdict = judged(summary)
+    first, second = summary_tsv(summary, verdict).split("\n\n")
+    rows = [line.split("\t") for line in first.split("\n")]
+    assert rows[0] == ["metric", "p50_ms", "p95_ms", "p99_ms", "avg_ms", "count", "errors"]
+    assert [row[0] for row in rows[1:]] == ["TTFT", "Request Latency", "Inter-Token Latency"]
+    for row in rows[1:]:
+        assert all(math.isfinite(float(cell)) for cell in row[1:])
+        assert [len(cell.partition(".")[2]) for cell in row[1:]] == [2, 2, 2, 2, 0, 0]
+    lines = [line.split("\t") for line in second.rstrip("\n").split("\n")]
+    assert lines[0] == ["metric", "value", "unit"]
+    assert [(line[0], line[2]) for line in lines[1:5]] == [(m.title, m.unit) for m in RATES]
+    assert lines[5] == ["Verdict", "INVALID", ""]
+    notes = (*verdict.texts, *summary.notes, summary.p99_note)
+    assert lines[6:] == [["Note", note, ""] for note in notes]
+
+
+def test_the_markdown_has_the_verdict_first_and_every_definition() -> None:
+    summary = summarize(read_run(GOLDEN / "failed"))
+    text = summary_md(summary, judged(summary), "the run in one line")
+    parts = ["# INVALID", "requests failed", "the run in one line", "| TTFT |", "| Error Rate |"]
+    places = [text.index(part) for part in [*parts, "## Errors", "## What the figures mean"]]
+    assert places == sorted(places)
+    for metric in (*LATENCIES, *RATES):
+        assert f"**{metric.title}**: {metric.definition}" in text
+
+
+def test_what_a_server_said_cannot_break_the_markdown(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path, [failed(500, "`x` | <b>bold</b>\n# heading")])
+    (line,) = [x for x in summary_md(summary, judged(summary), "").splitlines() if "bold" in x]
+    assert line == "| 1 | `HTTP 500 Server Error: 'x' \\| <b>bold</b> # heading` |"
+
+
+def test_the_run_is_told_from_its_manifest(tmp_path: Path) -> None:
+    manifest = {
+        "name": "ISL100_OSL200_CON4",
+        "model": "速い-model",
+        "endpoint": {"url": "http://127.0.0.1:8080", "version": None},
+        "plan": {"concurrency": 4, "n_requests": 12, "seed": 7},
+        "machine": {"cpu": "Example CPU", "n_cpus": 2, "gpus": []},
+        "started": "2026-11-21T03:22:14Z",
+    }
+    (tmp_path / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert about_line(tmp_path) == (
+        "速い-model at http://127.0.0.1:8080 · concurrency 4 · 12 requests · ISL100_OSL200_CON4"
+        " · from Example CPU, 2 CPUs · 2026-11-21T03:22:14Z"
+    )
+
+
+@pytest.mark.parametrize("manifest", ["{}", '{"model": 7}', '{"plan": null}'])
+def test_a_manifest_that_tells_nothing_leaves_the_folders_name(
+    tmp_path: Path, manifest: str
+) -> None:
+    (tmp_path / "run.json").write_text(manifest)
+    assert about_line(tmp_path) == tmp_path.name
+
+
+def test_a_run_of_plain_aiperf_is_told_from_its_aggregate() -> None:
+    line = about_line(GOLDEN / "clean")
+    assert line.startswith("simulated at http://127.0.0.1:")
+    assert "concurrency 4 · 24 requests · AIPerf 0." in line
+
+
+def test_the_aggregate_of_an_unknown_load_still_gives_figures(tmp_path: Path) -> None:
+    stat = {"unit": "sec", "avg": 0.5, "p50": 0.25, "count": 3.0}
+    write_aggregate(tmp_path, 3, request_latency=stat, input_config={"phases": "?"})
+    latency = summarize(read_run(tmp_path)).latency(LATENCIES[1])
+    assert (latency.p50_ms, latency.p95_ms, latency.avg_ms, latency.n) == (250.0, None, 500.0, 3)

@@ -1,0 +1,79 @@
+"""Verdict: what makes a run INVALID, each reason with its figure, its limit and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.records import read_run
+from harness.summary import summarize
+from harness.verdict import Level, Verdict, judge
+from tests.exports import GOLDEN, cancelled, failed, used, write_aggregate, write_rows
+
+
+def verdict_of(folder: Path, max_error_rate_pct: float = 1) -> Verdict:
+    return judge(summarize(read_run(folder)), max_error_rate_pct=max_error_rate_pct)
+
+
+def run_with(folder: Path, n_used: int, n_failed: int) -> Path:
+    write_rows(folder, [used()] * n_used + [failed()] * n_failed)
+    write_aggregate(folder, n_used, n_failed)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["clean", "warmup", "burst", "one_piece"])
+def test_a_clean_run_is_valid_without_reasons(name: str) -> None:
+    assert verdict_of(GOLDEN / name) == Verdict(Level.VALID, ())
+
+
+@pytest.mark.parametrize(
+    ("n_failed", "limit_pct", "level"),
+    [(1, 1, Level.VALID), (2, 1, Level.INVALID), (0, 0, Level.VALID), (1, 0, Level.INVALID),
+     (60, 60, Level.VALID), (99, 100, Level.VALID)],
+)  # fmt: skip
+def test_the_error_rate_may_reach_its_limit_but_not_exceed_it(
+    tmp_path: Path, n_failed: int, limit_pct: float, level: Level
+) -> None:
+    assert verdict_of(run_with(tmp_path, 100 - n_failed, n_failed), limit_pct).level is level
+
+
+def test_a_reason_names_figure_limit_and_what_to_do(tmp_path: Path) -> None:
+    (text,) = verdict_of(run_with(tmp_path, 16, 24)).texts
+    assert text == (
+        "60.00 % of requests failed, 24 of 40 (limit: MAX_ERROR_RATE 1 %); "
+        "see the errors and the server's log"
+    )
+
+
+def test_a_cancelled_run_is_invalid_for_one_reason() -> None:
+    verdict = verdict_of(GOLDEN / "cancelled")
+    assert verdict.level is Level.INVALID
+    (text,) = verdict.texts
+    assert "was cancelled" in text
+
+
+def test_an_incomplete_run_is_invalid_and_says_why(tmp_path: Path) -> None:
+    write_rows(tmp_path, [used()])
+    write_aggregate(tmp_path, 1, is_complete=False, incomplete_reason="records stalled")
+    verdict = verdict_of(tmp_path)
+    assert verdict.level is Level.INVALID
+    assert "records stalled" in verdict.texts[0]
+
+
+def test_a_run_without_a_success_is_invalid_whatever_the_limit() -> None:
+    verdict = verdict_of(GOLDEN / "all_failed", max_error_rate_pct=100)
+    assert verdict.level is Level.INVALID
+    assert [reason.figure for reason in verdict.reasons] == ["no request succeeded"]
+
+
+def test_requests_that_the_client_gave_up_as_planned_did_not_fail(tmp_path: Path) -> None:
+    write_rows(tmp_path, [used(), cancelled()])
+    write_aggregate(tmp_path, 1, 1)
+    assert verdict_of(tmp_path).level is Level.VALID
+
+
+def test_every_reason_is_told(tmp_path: Path) -> None:
+    write_rows(tmp_path, [used(), failed()])
+    write_aggregate(tmp_path, 1, 1, was_cancelled=True, is_complete=False)
+    assert len(verdict_of(tmp_path).reasons) == 2
