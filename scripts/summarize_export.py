@@ -39,12 +39,13 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     settings = _settings()
     run = options.run_dir or latest(Path(settings.artifacts_dir))
     err.write(f"summary of {run}\n")
-    summary = summarize(read_run(run, lambda text: scrub(text, settings.openai_api_key)))
+    records = read_run(run, lambda text: scrub(text, settings.openai_api_key))
+    summary = summarize(records)
     limit_pct = options.max_error_rate
     if limit_pct is None:
         limit_pct = _limit_pct(run, settings)
     verdict = judge(summary, limit_pct)
-    about = about_line(run)
+    about = about_line(run, records.facts)
     write_summary(summary, verdict, about, options.output_dir)
     out.write(summary_text(summary, verdict, about))
     err.write(f"written: {options.output_dir / TSV} (to paste), {options.output_dir / MD}\n")

@@ -92,6 +92,21 @@ def test_nothing_usable_is_exit_4_and_names_what_was_found() -> None:
     assert not Path("summary.tsv").exists()
 
 
+def test_a_broken_aggregate_does_not_keep_the_rows_from_being_reported() -> None:
+    run_in(Path("run"))
+    Path("run/profile_export_aiperf.json").write_text("{")
+    code, out, _ = call("run")
+    assert (code, out.splitlines()[0]) == (0, "INVALID  run")
+
+
+def test_the_aggregate_of_another_run_does_not_describe_this_one() -> None:
+    run_in(Path("run"), "warmup")
+    shutil.copy(GOLDEN / "clean" / "profile_export_aiperf.json", "run")
+    out = call("run")[1]
+    assert "simulated at" not in out
+    assert "is of another run" in out
+
+
 @pytest.mark.parametrize(
     "argv", [["nowhere"], ["a", "b"], ["--max-error-rate", "101"], ["--output", "x"]]
 )
@@ -115,7 +130,6 @@ def test_the_files_go_where_they_are_wanted_and_replace_older_ones() -> None:
 
 def test_the_limit_is_the_runs_own_unless_another_is_given() -> None:
     folder = write_rows(Path("run"), [used(), failed()])
-    shutil.copy(GOLDEN / "warmup" / "phase_manifest.json", folder)
     phases = {"phases": [{"phase_kind": "profiling", "start_ns": 0, "end_ns": 10**9,
                           "total_request_count": 2}]}  # fmt: skip
     (folder / "phase_manifest.json").write_text(json.dumps(phases))

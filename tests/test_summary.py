@@ -216,7 +216,7 @@ def test_a_manifest_that_tells_nothing_leaves_the_folders_name(
 
 
 def test_a_run_of_plain_aiperf_is_told_from_its_aggregate() -> None:
-    line = about_line(GOLDEN / "clean")
+    line = about_line(GOLDEN / "clean", read_run(GOLDEN / "clean").facts)
     assert line.startswith("simulated at http://127.0.0.1:")
     assert "concurrency 4 · 24 requests · AIPerf 0." in line
 

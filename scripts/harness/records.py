@@ -18,7 +18,7 @@ from harness.export.failures import ErrorGroup, Scrub, mask
 from harness.export.rows import Rows, read_array, read_lines
 from harness.metrics import REQUEST_LATENCY
 
-__all__ = ["ErrorGroup", "Facts", "Records", "Scrub", "Spread", "read_facts", "read_run"]
+__all__ = ["ErrorGroup", "Facts", "Records", "Scrub", "Spread", "read_run"]
 
 ROWS = "profile_export.jsonl"
 LEGACY = "profile_export.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from harness.metrics import LATENCIES, RATES
-from harness.records import Facts, read_facts
+from harness.records import Facts
 from harness.runs import read_manifest, write_text
 from harness.summary import Latency, Summary
 from harness.table import Column, Table, number, to_md, to_text, to_tsv
@@ -85,15 +85,17 @@ def summary_text(summary: Summary, verdict: Verdict, about: str) -> str:
     )
 
 
-def about_line(folder: Path) -> str:
-    """Return in one line what was run: from run.json, else from AIPerf's aggregate, else its name.
+def about_line(folder: Path, facts: Facts | None = None) -> str:
+    """Return in one line what was run: from run.json, else from AIPerf's ``facts``, else its name.
 
-    Raises DataError if either file cannot be read.
+    Raises DataError if run.json cannot be read.
     """
     manifest = read_manifest(folder)
-    if not manifest:
-        return " · ".join(_about_facts(read_facts(folder))) or folder.name
-    return " · ".join(_about_manifest(_manifest(manifest))) or folder.name
+    if manifest:
+        parts = _about_manifest(_manifest(manifest))
+    else:
+        parts = _about_facts(facts) if facts else iter(())
+    return " · ".join(parts) or folder.resolve().name
 
 
 class _Plan(msgspec.Struct):
@@ -139,9 +141,7 @@ def _about_manifest(manifest: _Manifest) -> Iterator[str]:
         yield manifest.started
 
 
-def _about_facts(facts: Facts | None) -> Iterator[str]:
-    if facts is None:
-        return
+def _about_facts(facts: Facts) -> Iterator[str]:
     yield from _about(facts.model, facts.url, _Plan(facts.concurrency, facts.n_requests))
     if facts.aiperf_version:
         yield f"AIPerf {facts.aiperf_version}"
