@@ -16,7 +16,7 @@ from typing import TextIO
 from harness import settings as configuration
 from harness.causes import one_line
 from harness.cli import run_verb
-from harness.endpoint import access, base_url, scrub
+from harness.endpoint import access, scrub
 from harness.errors import Exit
 from harness.settings import Settings
 from harness.smoke import Heard, Question, Server, ask
@@ -69,9 +69,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _server(settings: Settings) -> Server:
-    base = base_url(settings.aiperf_url)
     variables = {**settings.handed_on, **os.environ}
-    return Server(base, settings.openai_api_key, access(base, variables))
+    return Server(settings.base, settings.openai_api_key, access(settings.base, variables))
 
 
 def _told(heard: Heard) -> str:

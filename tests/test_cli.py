@@ -9,7 +9,7 @@ from typing import TextIO
 import pytest
 
 from harness.cli import guarded
-from harness.errors import ConfigError, DataError, EndpointError, Exit, Interrupted, UsageError
+from harness.errors import ConfigError, DataError, EndpointError, Exit, StoppedError, UsageError
 
 
 def raising(error: BaseException) -> tuple[int, str, str]:
@@ -26,7 +26,7 @@ def raising(error: BaseException) -> tuple[int, str, str]:
         (UsageError("A", "b", "c"), 2),
         (EndpointError("A", "b", "c"), 3),
         (DataError("A", "b", "c"), 4),
-        (Interrupted("A", "b", "c"), 130),
+        (StoppedError("A", "b", "c"), 130),
     ],
 )
 def test_an_error_is_one_line_on_standard_error(error: Exception, code: int) -> None:

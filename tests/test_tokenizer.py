@@ -110,7 +110,7 @@ def test_the_hubs_cache_is_read_where_hf_home_says(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("abc")
-    resolve = hugging_face({"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}, {})
+    resolve = hugging_face({"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"})
     assert resolve("org/model") is None
     (snapshot / "tokenizer.json").write_text("{}")
     assert resolve("org/model") == "cache"
@@ -119,11 +119,11 @@ def test_the_hubs_cache_is_read_where_hf_home_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a b", "../etc", "x/y/z", "日本語", "a;b", ""])
 def test_what_is_no_hub_name_is_not_looked_up(name: str) -> None:
     hub = {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": "/nonexistent"}
-    assert hugging_face(hub, {})(name) is None
+    assert hugging_face(hub)(name) is None
 
 
 def test_a_hub_that_cannot_be_reached_costs_seconds_at_most(tmp_path: Path) -> None:
     hub = {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path)}
     started_s = time.monotonic()
-    assert hugging_face({}, hub)("org/model") is None
+    assert hugging_face(hub)("org/model") is None
     assert time.monotonic() - started_s < 10

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, quote_plus, urlsplit
 
+from harness.address import CHAT_PATH
 from harness.errors import EndpointError
 
-CHAT_PATH = "/v1/chat/completions"
 _SAID_CHARS = 240
 _SHOWN_MODELS = 8
 _SHORT_KEY_CHARS = 6

@@ -1,30 +1,28 @@
-"""The server that is measured: URL rules, a small client, and what it says of itself.
+"""The server that is measured: how it is reached, and what it says of itself.
 
-`make profile` loads this room, so it asks with the standard library's client: an HTTP package
-would take a third of a second to import. Why an answer did not come is told by `harness.causes`.
+Why an answer did not come is told by `harness.causes`.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
-import re
 import socket
 import ssl
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from threading import Thread
 from typing import TypeVar
-from urllib.error import HTTPError
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
+import httpx2
+
+from harness.address import CHAT_PATH, OPENAI_BASE
 from harness.causes import (
-    CHAT_PATH,
     explain_exception,
     explain_status,
     other_limit,
@@ -32,14 +30,13 @@ from harness.causes import (
 )
 from harness.errors import EndpointError, UsageError
 from harness.kinds import Flag
-from harness.settings import OPENAI_HOST
 
 __all__ = [
     "Access",
     "EndpointFacts",
     "ServedModel",
     "access",
-    "base_url",
+    "exists",
     "explain_exception",
     "explain_refusal",
     "explain_status",
@@ -52,19 +49,14 @@ __all__ = [
 
 T = TypeVar("T")
 
-OPENAI_BASE = f"https://{OPENAI_HOST}"
 _MODELS_PATH = "/v1/models"
-_KNOWN_TAIL = re.compile(r"/v1(/chat(/completions)?|/models)?/*$")
-_OTHER_TAIL = re.compile(r"/(completions|responses|embeddings|generate)/*$")
-_WITH_HOST = "write it as http://host:port"
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.%]+")  # a name, or an IPv6 address
 _NAME_TIMEOUT_S = 3.0
 _VERSION_TIMEOUT_S = 2.0
 _GRACE_S = 1.0  # for a server that answers just within its time-out
 _MAX_BODY_BYTES = 1 << 20
 _BRIEF_TOKENS = 2
-#: What can go wrong while asking; URLError, time-outs and TLS errors are OSErrors.
-_TRANSPORT_ERRORS = (OSError, http.client.HTTPException)
+#: What can go wrong while asking; name look-ups and our own time limits raise OSErrors.
+_TRANSPORT_ERRORS = (OSError, httpx2.HTTPError, httpx2.InvalidURL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +96,6 @@ class Reply:
     status: int
     body: str
     headers: Mapping[str, str]
-
-
-def base_url(settings_url: str | None) -> str:
-    """Return scheme, host, port and path of the server, without /v1 and what follows it.
-
-    None = the OpenAI API. http:// is added where no scheme is written. Raises UsageError for what
-    cannot be a server's address, without repeating a password that stands in it.
-    """
-    if settings_url is None:
-        return OPENAI_BASE
-    url = _split(settings_url)
-    host, port = _checked_host(url), _checked_port(url)
-    if host == OPENAI_HOST:  # never without TLS: the key of an account goes there
-        return OPENAI_BASE
-    shown = f"[{host}]" if ":" in host else host
-    path = _checked_path(url.path)
-    return f"{url.scheme}://{shown}" + (f":{port}" if port else "") + path
 
 
 def access(base: str, variables: Mapping[str, str]) -> Access:
@@ -186,7 +161,7 @@ def reports_usage(
         raise explain_exception(error, base, key, timeout_s) from None
     if reply.status in (400, 422) and "stream_options" in reply.body:
         return False
-    if reply.status != http.client.OK:
+    if reply.status != HTTPStatus.OK:
         raise explain_refusal(reply, base, key, model, how)
     return any(isinstance(event.get("usage"), dict) for event in _events(reply.body))
 
@@ -200,6 +175,18 @@ def explain_refusal(
         with suppress(EndpointError):  # the refusal itself is the news
             served = tuple(card.id for card in look(base, key, how=how).models or ())
     return _explained(reply, base, key, model, served)
+
+
+def exists(url: str, key: str | None, timeout_s: float, how: Access = DIRECT) -> bool:
+    """Tell whether a file can be had from there, within ``timeout_s``; a redirect counts as yes."""
+
+    def ask() -> Reply:
+        return _ask(url, key, None, timeout_s, how, method="HEAD")
+
+    try:
+        return _within(timeout_s, ask).status < HTTPStatus.BAD_REQUEST
+    except _TRANSPORT_ERRORS:
+        return False
 
 
 def require_name(base: str, timeout_s: float = _NAME_TIMEOUT_S, how: Access = DIRECT) -> None:
@@ -217,56 +204,6 @@ def require_name(base: str, timeout_s: float = _NAME_TIMEOUT_S, how: Access = DI
         raise EndpointError(base, what, "check the network (VPN, DNS)") from None
     except OSError as error:
         raise explain_exception(error, base) from None
-
-
-def _split(text: str) -> SplitResult:
-    """Split the URL, with the scheme that a person meant."""
-    if any(char.isspace() or not char.isprintable() for char in text) or "\\" in text:
-        raise UsageError("AIPERF_URL", "holds a space or a backslash", _WITH_HOST)
-    if "://" not in text:
-        text = f"http://{text}"
-    try:
-        url = urlsplit(text)
-    except ValueError as error:
-        raise UsageError("AIPERF_URL", f"is no URL ({error})", _WITH_HOST) from None
-    if url.username is not None or url.password is not None:
-        remedy = "leave it out and set OPENAI_API_KEY"
-        raise UsageError("AIPERF_URL", "holds a user name or password", remedy)
-    if url.query or url.fragment:
-        remedy = "leave out the ? or # and what follows"
-        raise UsageError("AIPERF_URL", "holds more than an address", remedy)
-    if url.scheme not in ("http", "https"):
-        remedy = "write http:// or https://"
-        raise UsageError("AIPERF_URL", f"{url.scheme}:// is not measured", remedy)
-    return url
-
-
-def _checked_host(url: SplitResult) -> str:
-    try:
-        host = (url.hostname or "").encode("ascii" if url.netloc.isascii() else "idna").decode()
-    except UnicodeError:
-        host = ""
-    if not _HOST.fullmatch(host) or host.startswith(".") or ".." in host:
-        raise UsageError("AIPERF_URL", f"{url.netloc!r} names no host", _WITH_HOST)
-    return host
-
-
-def _checked_port(url: SplitResult) -> int | None:
-    try:
-        port = url.port
-    except ValueError:
-        port = 0
-    if port == 0 or url.netloc.endswith(":"):
-        raise UsageError("AIPERF_URL", f"{url.netloc!r} has no port from 1 to 65535", _WITH_HOST)
-    return port
-
-
-def _checked_path(path: str) -> str:
-    path = _KNOWN_TAIL.sub("", path.rstrip("/"))
-    if _OTHER_TAIL.search(path):
-        what = f"{path} is not the chat interface"
-        raise UsageError("AIPERF_URL", what, f"end it before {CHAT_PATH}, the one measured")
-    return quote(path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
 
 
 def _flag(variables: Mapping[str, str], name: str, *, default: bool) -> bool:
@@ -306,7 +243,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 
 def _is_refusal(reply: Reply) -> bool:
     """Tell whether this answer to /v1/models means that requests will fail as well."""
-    if reply.status == http.client.FORBIDDEN:  # OpenAI: a key may chat, but not list models
+    if reply.status == HTTPStatus.FORBIDDEN:  # OpenAI: a key may chat, but not list models
         return "scope" not in reply.body
     return reply.status in (401, 407, 502, 503, 504) or reply.status // 100 == 3
 
@@ -335,13 +272,13 @@ def _version(base: str, how: Access) -> str | None:
         reply = _within(limit_s, lambda: _ask(f"{base}/version", None, None, limit_s, how))
     except _TRANSPORT_ERRORS:
         return None
-    found = _object(reply.body) if reply.status == http.client.OK else {}
+    found = _object(reply.body) if reply.status == HTTPStatus.OK else {}
     return _text(found.get("version"))
 
 
 def _models(reply: Reply) -> tuple[ServedModel, ...] | None:
     found = _object(reply.body)
-    if reply.status != http.client.OK or "data" not in found:
+    if reply.status != HTTPStatus.OK or "data" not in found:
         return None
     cards = found["data"]
     if not isinstance(cards, list):  # Ollama without a model: null
@@ -389,9 +326,12 @@ def _events(stream: str) -> Iterator[Mapping[str, object]]:
             yield _object(line.removeprefix("data:"))
 
 
-def _ask(url: str, key: str | None, body: bytes | None, timeout_s: float, how: Access) -> Reply:
-    """Send one request and read the answer, whatever its status; no redirect is followed.
+def _ask(
+    url: str, key: str | None, body: bytes | None, timeout_s: float, how: Access, method: str = ""
+) -> Reply:
+    """Send one request and read the answer, whatever its status.
 
+    No redirect is followed: the key would go along, and AIPerf's POST would become a GET.
     ``timeout_s`` bounds each wait of the socket and the reading as a whole.
     """
     headers = {"Accept": "application/json, text/event-stream", "User-Agent": "aiperf-harness"}
@@ -399,48 +339,25 @@ def _ask(url: str, key: str | None, body: bytes | None, timeout_s: float, how: A
         headers["Authorization"] = f"Bearer {key}"
     if body:
         headers["Content-Type"] = "application/json"
-    request = urllib.request.Request(url, body, headers)
-    try:
-        answer = _opener(url, how).open(request, timeout=timeout_s)
-    except HTTPError as error:  # 300 and above
-        answer = error
-    with answer:
+    # Reading the system's certificates takes a while: not for plain HTTP.
+    verify = tls_context(how) if url.startswith("https:") else False
+    method = method or ("POST" if body else "GET")
+    with (
+        httpx2.Client(
+            verify=verify, proxy=how.proxy, trust_env=False, timeout=timeout_s, headers=headers
+        ) as client,
+        client.stream(method, url, content=body) as answer,
+    ):
         text = _read(answer, time.monotonic() + timeout_s).decode("utf-8", "replace")
-        named = {name.lower(): value for name, value in answer.headers.items()}
-        return Reply(answer.status, text, named)
+        return Reply(answer.status_code, text, dict(answer.headers))
 
 
-def _read(answer: http.client.HTTPResponse | HTTPError, deadline_s: float) -> bytes:
+def _read(answer: httpx2.Response, deadline_s: float) -> bytes:
     body = bytearray()
-    while piece := answer.read1(1 << 16):
+    for piece in answer.iter_bytes():
         body += piece
         if len(body) > _MAX_BODY_BYTES:
             break
         if time.monotonic() > deadline_s:
             raise TimeoutError
     return bytes(body)
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the key would go along, and AIPerf's POST would become a GET."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Decline."""
-
-
-def _opener(url: str, how: Access) -> urllib.request.OpenerDirector:
-    scheme = urlsplit(url).scheme
-    opener = urllib.request.OpenerDirector()
-    handlers: list[urllib.request.BaseHandler] = [
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        _Stay(),
-    ]
-    if scheme == "https":  # reading the system's certificates takes a while
-        handlers.append(urllib.request.HTTPSHandler(context=tls_context(how)))
-    if how.proxy:
-        handlers.append(urllib.request.ProxyHandler({scheme: how.proxy}))
-    for handler in handlers:
-        opener.add_handler(handler)
-    return opener

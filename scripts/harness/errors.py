@@ -65,7 +65,7 @@ class EngineError(HarnessError):
     exit_code = Exit.ENDPOINT
 
 
-class Interrupted(HarnessError):
+class StoppedError(HarnessError):
     """A person, or the system, stopped the run; what it has is kept."""
 
     exit_code = Exit.INTERRUPTED

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from harness.address import base_url
+
 T_co = TypeVar("T_co", covariant=True)
 Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 
@@ -40,6 +42,19 @@ class Text:
     def expected(self) -> str:
         """Say what the text is."""
         return self.hint
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The address of a server."""
+
+    def parse(self, text: str) -> str:
+        """Return it in its one form; UsageError tells what is wrong without showing a password."""
+        return base_url(text)
+
+    def expected(self) -> str:
+        """Say the form."""
+        return "an address such as http://localhost:8000"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from harness import endpoint, provenance, tokenizer
 from harness.command import as_typed, build_argv, build_environment, child_environment
 from harness.endpoint import Access, EndpointFacts
 from harness.engine import EngineExit, run_engine
-from harness.errors import DataError, EndpointError, EngineError, HarnessError, Interrupted
+from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
 from harness.plan import Plan
 from harness.records import Records, read_run
 from harness.render import about_line, write_summary
@@ -58,9 +58,8 @@ def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
 
     Raises EndpointError when the server cannot be reached or refuses the key.
     """
-    base = endpoint.base_url(settings.aiperf_url)
-    key = settings.openai_api_key
-    access = endpoint.access(base, {**environ, **settings.handed_on})
+    base, key = settings.base, settings.openai_api_key
+    access = endpoint.access(base, {**settings.handed_on, **environ})
     facts = endpoint.look(base, key, LOOK_TIMEOUT_S, access)
     roots = {model.id: model.root for model in facts.models or ()}
 
@@ -68,7 +67,7 @@ def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
         timeout_s = settings.request_timeout_seconds
         return endpoint.reports_usage(base, key, settings.model, timeout_s, access)
 
-    resolve = tokenizer.hugging_face(settings.handed_on, environ)
+    resolve = tokenizer.hugging_face({**settings.handed_on, **environ})
     files = tokenizer.offline_files()
     choice = tokenizer.choose(settings, roots, resolve, reports_usage, files)
     return Target(base, access, facts, choice)
@@ -76,11 +75,10 @@ def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
 
 def preview(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> str:
     """Return what would be exported and run, as a person would type it. Asks the server nothing."""
-    resolve = tokenizer.hugging_face(settings.handed_on, environ)
+    resolve = tokenizer.hugging_face({**settings.handed_on, **environ})
     choice = tokenizer.choose(settings, {}, resolve, lambda: True, tokenizer.offline_files())
-    base = endpoint.base_url(settings.aiperf_url)
     folder = Path(settings.artifacts_dir, plan.name)
-    argv = build_argv(settings, plan, choice, base, folder)
+    argv = build_argv(settings, plan, choice, settings.base, folder)
     script = _script(argv, build_environment(settings, choice))
     if settings.openai_api_key:
         script += "# The API key is added inside the process: it is on no command line.\n"
@@ -93,7 +91,7 @@ def measure(
     """Run AIPerf as planned and publish the result under its name.
 
     A run that was interrupted, or in which AIPerf or every request failed, stays ``.partial`` with
-    what it has, and Interrupted, EngineError or EndpointError says so.
+    what it has, and StoppedError, EngineError or EndpointError says so.
     """
     with working_folder(Path(settings.artifacts_dir), plan.name) as partial:
         talk(_announcement(settings, plan, target))
@@ -172,9 +170,9 @@ def _scrubber(settings: Settings) -> Callable[[str], str]:
     return lambda text: endpoint.scrub(text, settings.openai_api_key)
 
 
-def _stopped(partial: Path) -> Interrupted:
+def _stopped(partial: Path) -> StoppedError:
     what = f"interrupted; what it has is kept in {partial}"
-    return Interrupted("AIPerf", what, "an earlier result of this name is untouched")
+    return StoppedError("AIPerf", what, "an earlier result of this name is untouched")
 
 
 def _crashed(ended: EngineExit, partial: Path) -> EngineError:

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 from dotenv.parser import parse_stream
 
+from harness.address import OPENAI_BASE
 from harness.errors import ConfigError, UsageError
 from harness.kinds import (
+    Address,
     Choice,
     ExtraInputs,
     Flag,
@@ -32,7 +34,6 @@ from harness.kinds import (
 T = TypeVar("T")
 
 SECRET = "***"
-OPENAI_HOST = "api.openai.com"
 #: Keys of `.env` that are handed on to AIPerf and its libraries as they are.
 HANDED_ON = ("AIPERF_", "HF_", "TIKTOKEN_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 #: Names that verbs take on make's command line; they are no settings, and no typing errors either.
@@ -80,7 +81,7 @@ class Settings:
     )
     aiperf_url: str | None = _key(
         "Endpoint",
-        Text("a URL"),
+        Address(),
         "Server to measure, with or without /v1; empty = the OpenAI API.",
     )
     openai_api_key: str | None = _key(
@@ -220,9 +221,14 @@ class Settings:
     notices: tuple[str, ...] = ()
 
     @property
+    def base(self) -> str:
+        """The server's address in its one form, without /v1."""
+        return self.aiperf_url or OPENAI_BASE
+
+    @property
     def is_openai(self) -> bool:
         """Whether the OpenAI API itself is measured."""
-        return not self.aiperf_url or _host(self.aiperf_url) == OPENAI_HOST
+        return self.base == OPENAI_BASE
 
 
 def table() -> tuple[Entry, ...]:
@@ -265,7 +271,11 @@ def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
         problems = _contradictions(values)
     if problems:
         raise ConfigError(problems)
-    handed_on = {k: v for k, v in in_file.items() if k.startswith(HANDED_ON) and k not in _KEYS}
+    handed_on = {
+        k: v
+        for k, v in in_file.items()
+        if k.startswith(HANDED_ON) and k not in _KEYS and k not in environ
+    }
     return Settings(**values, handed_on=handed_on)
 
 
@@ -328,6 +338,8 @@ def _parse(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[UsageError]]:
             continue
         try:
             values[entry.key.lower()] = entry.kind.parse(text)
+        except UsageError as problem:
+            problems.append(problem)
         except ValueError as expected:
             shown = SECRET if entry.secret else repr(text)
             problems.append(UsageError(entry.key, f"{shown} is not valid", f"set {expected}"))
@@ -389,7 +401,3 @@ def _misspelt(names: Mapping[str, str] | Iterator[str], where: str) -> list[Usag
             remedy = f"did you mean {near[0]}? Rename or remove it"
             problems.append(UsageError(where, f"{name} is no setting", remedy))
     return problems
-
-
-def _host(url: str) -> str:
-    return re.sub(r"^[a-z]+://", "", url.strip().lower()).split("/")[0].split("@")[-1].split(":")[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import endpoint
-from harness.errors import HarnessError, Interrupted
+from harness.errors import HarnessError, StoppedError
 from harness.metrics import LATENCIES, RATES
 from harness.plan import Plan
 from harness.profiling import LOOK_TIMEOUT_S, Outcome, Talk, Target, measure
@@ -40,7 +40,7 @@ class Sweep:
     """All points that were run; ``interrupted`` when a person stopped it before the last."""
 
     points: tuple[Point, ...]
-    interrupted: Interrupted | None
+    interrupted: StoppedError | None
 
     @property
     def n_bad(self) -> int:
@@ -61,7 +61,7 @@ def run_sweep(
         talk(f"[{number_}/{len(plans)}] CON={plan.concurrency}")
         try:
             points.append(_run_point(settings, plan, target, environ, talk))
-        except Interrupted as stop:
+        except StoppedError as stop:
             points.append(Point(plan, None, stop.what))
             return Sweep(tuple(points), stop)
     return Sweep(tuple(points), None)
@@ -84,7 +84,7 @@ def _run_point(
     try:
         endpoint.look(target.base, settings.openai_api_key, LOOK_TIMEOUT_S, target.access)
         outcome = measure(settings, plan, target, environ, talk)
-    except Interrupted:
+    except StoppedError:
         raise
     except HarnessError as error:
         talk(f"error: {error}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from harness import endpoint
 from harness.errors import UsageError
 from harness.settings import Settings
 
@@ -80,9 +81,8 @@ def offline_files() -> Path | None:
     return folder if (folder / _O200K).is_file() else None
 
 
-def hugging_face(handed_on: Mapping[str, str], environ: Mapping[str, str]) -> Resolver:
+def hugging_face(variables: Mapping[str, str]) -> Resolver:
     """Return a resolver that looks into the local cache, then asks the hub for at most 3 s."""
-    variables = {**environ, **handed_on}
 
     def resolve(name: str) -> Literal["cache", "hub"] | None:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII):
@@ -207,14 +207,9 @@ def _is_cached(name: str, variables: Mapping[str, str]) -> bool:
 
 
 def _on_hub(name: str, variables: Mapping[str, str]) -> bool:
-    import httpx  # noqa: PLC0415
-
     hub = (variables.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    token = variables.get("HF_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     url = f"{hub}/{name}/resolve/main/tokenizer_config.json"
-    try:
-        answer = httpx.head(url, headers=headers, timeout=_HUB_TIMEOUT_S, follow_redirects=True)
-    except httpx.HTTPError:
-        return False
-    return answer.status_code == httpx.codes.OK
+    access = endpoint.access(
+        hub, {**variables, "AIPERF_HTTP_TRUST_ENV": "1"}
+    )  # as the hub's client
+    return endpoint.exists(url, variables.get("HF_TOKEN"), _HUB_TIMEOUT_S, access)
