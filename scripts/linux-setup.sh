@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the system packages that are missing (make, a suitable Python with venv), then sets up venv/.
+# Installs the system packages that are missing (make, a suitable Python with venv, libgomp for the
+# demo's model server), then sets up venv/.
 #
 # Usage: bash scripts/linux-setup.sh        on Debian, Ubuntu, RHEL and their kin; again does no harm
 #   OS_RELEASE=file   where the distribution is named (default /etc/os-release)
@@ -38,6 +39,8 @@ as_root() {
 
 has_python() { bash scripts/find_python.sh >/dev/null 2>&1; }
 
+has_gomp() { PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -q 'libgomp\.so\.1'; }
+
 # is_offered PACKAGE: whether the distribution has it.
 is_offered() {
   case "$manager" in
@@ -60,12 +63,15 @@ python_packages() {
 }
 
 install_missing() {
-  local wanted=() found
+  local wanted=() found package
   [[ "$manager" != apt-get ]] || as_root apt-get update -q
   command -v make >/dev/null || wanted+=(make)
   if ! has_python; then
     found=$(python_packages) || exit 2
     while IFS= read -r package; do wanted+=("$package"); done <<<"$found"
+  fi
+  if ! has_gomp; then
+    case "$manager" in apt-get) wanted+=(libgomp1) ;; *) wanted+=(libgomp) ;; esac
   fi
   printf 'Installing %s\n' "${wanted[*]}" >&2
   if [[ "$manager" = apt-get ]]; then
@@ -84,7 +90,7 @@ else
   manager=yum
 fi
 
-if command -v make >/dev/null && has_python; then
+if command -v make >/dev/null && has_python && has_gomp; then
   echo 'System packages: all there' >&2
 else
   install_missing

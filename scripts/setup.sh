@@ -82,7 +82,7 @@ remove_broken_venv() {
 make_venv() {
   local python
   python=$(bash scripts/find_python.sh) || exit 2
-  [[ ! -e venv && ! -L venv ]] || say 'venv/ is broken or of another Python: made anew'
+  [[ ! -e venv && ! -L venv ]] || say 'venv/ is unfinished, moved, broken or of another Python: made anew'
   remove_broken_venv
   mkdir venv
   touch "$UNFINISHED"
@@ -134,7 +134,7 @@ reason() {
   printf '%s' "${what:-no reason was given}${cause:+: $cause}" | cut -c 1-250
 }
 
-tidy() { sed -E -e 's#//[^/@ ]*@#//***@#g' -e 's/^[^A-Za-z]*//' -e 's/^([Ee][Rr][Rr][Oo][Rr]|cause): //'; }
+tidy() { sed -E -e 's#//[^/@ ]*@#//***@#g' -e 's/^[^A-Za-z]*//' -e 's/^([Ee][Rr][Rr][Oo][Rr]|cause): //' -e 's/\.$//'; }
 
 install_base() {
   install -r requirements.txt && install --no-deps -r requirements-data.txt
@@ -153,7 +153,7 @@ set_up_base() {
   rm -f venv/.stamp
   touch "$UNFINISHED"
   : >"$LOG"
-  [[ -n "$uv" ]] || pip install -q uv >>"$LOG" 2>&1 || true
+  [[ -n "$uv" ]] || pip install -q uv >>"$LOG" 2>&1 || : >"$LOG" # pip will do
   find_uv
   say "Installing packages into venv/ (the first time this can take minutes)"
   hand_pip_index_to_uv
@@ -167,6 +167,15 @@ set_up_base() {
   [[ -z "${NEXT:-}" ]] || say 'Next: make demo (needs no key and no server), or cp .env.example .env, fill it in, make smoke'
 }
 
+# loads: whether what was installed finds the system's libraries (libgomp is not on every Linux).
+loads() {
+  [[ "$WHAT" = demo ]] || return 0
+  why=$(venv/bin/python -c 'import xllamacpp' 2>&1) && return 0
+  why=$(printf '%s' "$why" | tail -n 1)
+  case "$why" in *libgomp*) why="$why; install libgomp1 (Debian, Ubuntu) or libgomp (RHEL)" ;; esac
+  return 1
+}
+
 # Wheels only: nobody wants to compile a model server by surprise.
 set_up_extra() {
   local file=requirements-$WHAT.txt
@@ -174,10 +183,10 @@ set_up_extra() {
   : >"$LOG"
   find_uv
   hand_pip_index_to_uv
-  if with_dots install --only-binary :all: -r "$file"; then
+  if with_dots install --only-binary :all: -r "$file" && loads; then
     write_stamp "venv/.stamp-$WHAT"
   elif [[ "$WHAT" = demo ]]; then
-    say "note: the demo's model server could not be installed ($why); the simulator takes its place"
+    say "note: the demo's model server cannot be used here ($why); the simulator takes its place"
   else
     die 3 "$file: $why; mend the network or the index (pip config list) and try again (log: $LOG)"
   fi
