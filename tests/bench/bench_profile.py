@@ -36,7 +36,8 @@ def main(pairs: int) -> None:
         tempfile.TemporaryDirectory() as folder,
     ):
         env = environment(Path(folder), server.url)
-        ours, bare = [], []
+        ours: list[float] = []
+        bare: list[float] = []
         for number in range(1, pairs + 1):
             both = [(ours, profile_s), (bare, bare_s)]
             for times, measure in both if number % 2 else reversed(both):
