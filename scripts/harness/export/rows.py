@@ -18,7 +18,7 @@ from harness.causes import one_line
 from harness.export.failures import ErrorCounter, ErrorRow, Scrub
 from harness.export.units import Unit, in_ms
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
 _KEPT_MALFORMED = 10
 _CANCELLED = 499
 _NOT_A_ROW = (ValueError, RecursionError)  # msgspec's errors and UnicodeDecodeError are ValueErrors
@@ -94,21 +94,19 @@ class Rows:
         """Tell whether no row could be read."""
         return self.n_read == self.n_malformed
 
-    def add_block(self, block: bytes, first_line_number: int) -> int:
-        """Add a block of whole lines and return how many lines it has."""
-        n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    def add_lines(self, lines: Sequence[bytes], n_before: int) -> None:
+        """Add lines, of which ``n_before`` came before the first in the file."""
         try:
-            rows = self._decoder.decode_lines(block)
+            rows = self._decoder.decode_lines(b"".join(lines))
         except _NOT_A_ROW:
             rows = []
-        if len(rows) == n_lines:
-            self.n_read += n_lines
+        if len(rows) == len(lines):
+            self.n_read += len(lines)
             self._add(rows)
-        else:  # a malformed line, a blank one, or two rows in one line
-            for number, line in enumerate(block.split(b"\n"), first_line_number):
-                if line.strip():
-                    self.add_one(line, f"{self.source}:{number}")
-        return n_lines
+            return
+        for number, line in enumerate(lines, n_before + 1):  # one is malformed, blank or double
+            if line.strip():
+                self.add_one(line, f"{self.source}:{number}")
 
     def add_one(self, text: bytes, where: str) -> None:
         """Add one row, or count it as malformed and say why."""
@@ -178,10 +176,11 @@ class Rows:
 def read_lines(path: Path, scrub: Scrub) -> Rows:
     """Read a JSONL file; OSError if it cannot be opened."""
     rows = Rows(path.name, scrub)
-    number = 1
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            number += rows.add_block(block + file.readline(), number)
+    n_lines = 0
+    with path.open("rb", buffering=_BLOCK_BYTES) as file:
+        while lines := file.readlines(_BLOCK_BYTES):
+            rows.add_lines(lines, n_lines)
+            n_lines += len(lines)
     return rows
 
 
