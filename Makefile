@@ -55,7 +55,7 @@ sweep: $(STAMP) ## Measure at each of SWEEP_CONCURRENCIES
 	@bash scripts/run_aiperf_profile.sh sweep
 
 summary: $(STAMP) ## Table of the latest run (RUN=folder, OUTPUT_DIR=folder)
-	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"}
+	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"} $${MAX_ERROR_RATE:+--max-error-rate "$$MAX_ERROR_RATE"}
 
 ##@ Develop
 test: $(STAMP) $(DEMO) ## Run the tests (ARGS="-k word")

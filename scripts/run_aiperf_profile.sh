@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 if [ -x venv/bin/python ]; then
   python=venv/bin/python
 elif python3 -c 'import importlib.util as u; u.find_spec("aiperf") or exit(1)' 2>/dev/null; then
-  python=python3 # in the container, where there is no venv
+  python=python3 # where somebody installed the requirements without a venv
 else
   printf 'error: venv: not set up; run: make setup\n' >&2
   exit 2

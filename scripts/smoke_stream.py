@@ -15,7 +15,7 @@ from typing import TextIO
 
 from harness import settings as configuration
 from harness.causes import one_line
-from harness.cli import run_verb
+from harness.cli import Arguments, run_verb
 from harness.endpoint import access, scrub
 from harness.errors import Exit
 from harness.settings import Settings
@@ -50,7 +50,7 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="smoke_stream.py", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument("--prompt", default=_PROMPT, help="what to ask (%(default)s)")

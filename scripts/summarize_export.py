@@ -13,11 +13,11 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from harness import settings as configuration
 from harness.causes import scrub
-from harness.cli import run_verb
+from harness.cli import Arguments, run_verb
 from harness.errors import Exit, UsageError
 from harness.kinds import Number
 from harness.records import read_run
@@ -26,11 +26,6 @@ from harness.runs import latest, read_manifest
 from harness.settings import Settings
 from harness.summary import summarize
 from harness.verdict import judge
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("summarize_export", message, "see --help")
 
 
 def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
@@ -53,7 +48,7 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Arguments(
         prog="summarize_export.py",
         description="Print the table of a run and write it as summary.tsv and summary.md.",
         allow_abbrev=False,

@@ -264,7 +264,8 @@ def test_a_sweep_goes_on_past_a_failed_point_and_shows_the_gap(tmp_path: Path) -
 def test_a_configuration_with_problems_tells_them_all_and_runs_nothing(tmp_path: Path) -> None:
     done = run(tmp_path, "ftp://x", CONCURRENCY="zero", OUTPUT_TOKENS_MEAN="-1")
     assert done.returncode == 2
-    assert done.stderr.count("error: ") == 2
+    assert done.stderr.count("error: ") == 3
+    assert "AIPERF_URL: ftp:// is not measured" in done.stderr
     assert "CONCURRENCY" in done.stderr
     assert "OUTPUT_TOKENS_MEAN" in done.stderr
 

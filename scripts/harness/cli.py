@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
-from harness.errors import Exit, HarnessError
+from harness.errors import Exit, HarnessError, UsageError
 
 Main = Callable[[Sequence[str], TextIO, TextIO], int]
+
+
+class Arguments(argparse.ArgumentParser):
+    """A verb's command line; what is wrong with it is told like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError instead of printing the usage."""
+        raise UsageError(self.prog.removesuffix(".py"), message, "see --help")
 
 
 def run_verb(main: Main) -> NoReturn:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
+from harness.cli import Arguments
 from harness.errors import UsageError
 from harness.kinds import Kind, Number, Whole
 from harness.simulator.behaviour import Behaviour, Faults, Model, parse_delay
@@ -33,13 +34,8 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Beha
     return behaviour, Service(options.host, options.port, key, options.truth_log)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("simulate_endpoint", message, "see --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="simulate_endpoint.py", description=_DESCRIPTION, allow_abbrev=False)
+    parser = Arguments(prog="simulate_endpoint.py", description=_DESCRIPTION, allow_abbrev=False)
     _add_service(parser.add_argument_group("service"))
     _add_answers(parser.add_argument_group("answers"))
     _add_usage(parser.add_argument_group("what it reports"))
