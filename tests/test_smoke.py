@@ -321,9 +321,9 @@ def test_a_server_that_refuses_to_count_is_asked_without() -> None:
 
 @pytest.mark.parametrize("argv", [["--max-tokens", "0"], ["--timeout", "nan"], ["--colour"]])
 def test_a_wrong_option_is_a_usage_error(smoke: Smoke, argv: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        smoke("http://lab", *argv)
-    assert caught.value.code == Exit.USAGE
+    said = smoke("http://lab", *argv)
+    assert said.code == Exit.USAGE
+    assert said.err.startswith("error: smoke_stream: ")
 
 
 def test_a_missing_model_is_a_usage_error(smoke: Smoke) -> None:
