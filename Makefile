@@ -82,10 +82,10 @@ format: $(STAMP) $(CHECK) ## Format Python and shell
 	@venv/bin/shfmt -w -i 2 -ci $(SHELL_FILES)
 
 golden: $(STAMP) ## Make the golden files anew from real AIPerf runs
-	@$(PY) tests/make_golden.py
+	@PYTHONPATH=scripts:. $(PY) tests/make_golden.py
 
 bench: $(STAMP) $(DEMO) ## Measure the harness itself (BENCH=name of one)
-	@for file in tests/bench/bench_$${BENCH:-*}.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done
+	@for file in tests/bench/bench_$${BENCH:-*}.py; do echo "== $$file"; PYTHONPATH=scripts:. $(PY) "$$file" || exit 1; done
 
 clean: ## Remove venv/ and caches; artifacts/ and .env stay
 	@rm -rf venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,12 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-for folder in (REPOSITORY, REPOSITORY / "scripts"):
-    sys.path.insert(0, str(folder))
-
-import summarize_export  # noqa: E402 - after sys.path
-from harness.tokenizer import offline_files  # noqa: E402
-from tests.servers import simulator  # noqa: E402
+import summarize_export
+from harness.tokenizer import offline_files
+from tests.servers import simulator
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 EXPORTS = ("profile_export.jsonl", "profile_export_aiperf.json", "phase_manifest.json")

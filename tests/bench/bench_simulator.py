@@ -21,15 +21,14 @@ from typing import TextIO
 import msgspec
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from harness.cli import run_verb  # noqa: E402 - needs the path above
-from harness.errors import EngineError, Exit  # noqa: E402
-from harness.simulator.truth import Truth  # noqa: E402
-from harness.stats import quantile  # noqa: E402
-from harness.table import Column, Table, number, to_text  # noqa: E402
-from harness.tokenizer import offline_files  # noqa: E402
-from tests.servers import simulator  # noqa: E402
+from harness.cli import run_verb
+from harness.errors import EngineError, Exit
+from harness.simulator.truth import Truth
+from harness.stats import quantile
+from harness.table import Column, Table, number, to_text
+from harness.tokenizer import offline_files
+from tests.servers import simulator
 
 _LIMIT_S = 300
 _DELAYS = ("--ttft-ms", "normal:100,10", "--itl-ms", "normal:10,1")

@@ -12,7 +12,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,13 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from harness.cli import run_verb  # noqa: E402 - needs the path above
-from harness.errors import Exit  # noqa: E402
-from harness.simulator.truth import Truth  # noqa: E402
-from harness.stats import quantile  # noqa: E402
-from harness.table import Column, Table, number, to_text  # noqa: E402
-from tests.servers import Simulator, simulator  # noqa: E402
+from harness.cli import run_verb
+from harness.errors import Exit
+from harness.simulator.truth import Truth
+from harness.stats import quantile
+from harness.table import Column, Table, number, to_text
+from tests.servers import Simulator, simulator
 
 _N_PROCESSES = 2
 _LAST_CHUNK = b"\r\n0\r\n\r\n"

@@ -30,11 +30,10 @@ from pathlib import Path
 from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from harness.cli import run_verb  # noqa: E402 - needs the path above
-from harness.errors import Exit  # noqa: E402
-from harness.table import Column, Table, to_text  # noqa: E402
+from harness.cli import run_verb
+from harness.errors import Exit
+from harness.table import Column, Table, to_text
 
 SIX = ("time_to_first_token", "request_latency", "inter_token_latency",
        "output_token_throughput_per_user", "input_sequence_length",
