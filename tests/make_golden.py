@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 import summarize_export
 from harness.tokenizer import offline_files
 from tests.servers import simulator
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 EXPORTS = ("profile_export.jsonl", "profile_export_aiperf.json", "phase_manifest.json")

@@ -20,8 +20,6 @@ from typing import TextIO
 
 import msgspec
 
-ROOT = Path(__file__).resolve().parents[2]
-
 from harness.cli import run_verb
 from harness.errors import EngineError, Exit
 from harness.simulator.truth import Truth
@@ -29,6 +27,8 @@ from harness.stats import quantile
 from harness.table import Column, Table, number, to_text
 from harness.tokenizer import offline_files
 from tests.servers import simulator
+
+ROOT = Path(__file__).resolve().parents[2]
 
 _LIMIT_S = 300
 _DELAYS = ("--ttft-ms", "normal:100,10", "--itl-ms", "normal:10,1")

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
 
-ROOT = Path(__file__).resolve().parents[2]
-
 from harness.cli import run_verb
 from harness.errors import Exit
 from harness.simulator.truth import Truth
 from harness.stats import quantile
 from harness.table import Column, Table, number, to_text
 from tests.servers import Simulator, simulator
+
+ROOT = Path(__file__).resolve().parents[2]
 
 _N_PROCESSES = 2
 _LAST_CHUNK = b"\r\n0\r\n\r\n"

@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-ROOT = Path(__file__).resolve().parents[2]
-
 from harness.cli import run_verb
 from harness.errors import Exit
 from harness.table import Column, Table, to_text
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SIX = ("time_to_first_token", "request_latency", "inter_token_latency",
        "output_token_throughput_per_user", "input_sequence_length",
