@@ -82,7 +82,7 @@ def preview(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> str:
     script = _script(argv, build_environment(settings, choice))
     if settings.openai_api_key:
         script += "# The API key is added inside the process: it is on no command line.\n"
-    return script + f"# Tokenizer: {choice.why}\n"
+    return script + f"# Tokenizer: {choice.why}; a run asks the server as well\n"
 
 
 def measure(
