@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import demo
+from harness import demo_steps
 from harness import settings as configuration
 from harness.demo_server import MODEL
 from harness.demo_steps import Load, Step, left_aside, own_environment, run_folder
@@ -196,12 +197,28 @@ class TestSteps:
 def test_a_server_that_does_not_start_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness import demo_steps
-
     (tmp_path / "serve_demo.py").write_text("raise SystemExit(4)\n")
     monkeypatch.setattr(demo_steps, "SCRIPTS", tmp_path)
     with pytest.raises(EngineError, match="exit status 4"), demo_steps.demo_server(os.environ):
         pass
+
+
+def test_a_verb_that_does_not_stop_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It interrupts this process itself, once it ignores being asked to stop."""
+    code = (
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(300)\n"
+    )
+    monkeypatch.setattr(demo_steps, "_PATIENCE_S", 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        demo_steps.run_step(Step("stubborn", 1, "hidden", (sys.executable, "-c", code)), os.environ)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.parametrize("words", [["--requests", "1"], ["--output-tokens", "x"], ["more"]])

@@ -24,6 +24,8 @@ ROOT = SCRIPTS.parent
 SERVER_KEYS = ("MODEL", "AIPERF_URL", "TOKENIZER", "CONNECTION_REUSE")
 _START_S = 120.0  # the first time the tokenizer is written, and busy machines load slowly
 _STOP_S = 10.0
+_PATIENCE_S = 15.0
+_N_ASKED = 4
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _MAKES_OWN = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL")
 _KEPT = ("DEBUG", "PYTHON")
@@ -133,7 +135,7 @@ def demo_server(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
 def run_step(step: Step, environ: Mapping[str, str]) -> int:
     """Run a verb to its end and return its exit status (negative: the signal that ended it).
 
-    An interrupt is passed on to the verb, once each time, and raised again when the verb has ended.
+    An interrupt is passed on to the verb and raised again when that has ended.
     """
     child = subprocess.Popen(
         step.command,
@@ -180,8 +182,15 @@ def _stop(child: subprocess.Popen[str]) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask a verb to stop and wait for it; each further interrupt asks again."""
-    while child.poll() is None:
-        child.terminate()  # not SIGINT: a verb that is still being loaded would show a trace
-        with suppress(KeyboardInterrupt):
-            child.wait()
+    """Ask a verb to stop and wait for it.
+
+    It is asked again by each further interrupt and after `_PATIENCE_S` (AIPerf can hang when it is
+    stopped while it configures itself; the verb kills it when asked twice), and killed at last.
+    """
+    for _ in range(_N_ASKED):
+        with suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
+            child.terminate()  # not SIGINT: a verb that is still being loaded would show a trace
+            child.wait(_PATIENCE_S)
+            return
+    child.kill()
+    child.wait()
