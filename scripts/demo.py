@@ -17,9 +17,9 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TextIO
 
-from harness.cli import run_verb
+from harness.cli import Arguments, argument, run_verb
 from harness.demo_server import MODEL, usable_cpus
 from harness.demo_steps import (
     ROOT,
@@ -31,16 +31,11 @@ from harness.demo_steps import (
     run_step,
     steps,
 )
-from harness.errors import Exit, UsageError
+from harness.errors import Exit
 from harness.kinds import Whole
 from harness.provenance import cpu_name
 
 Say = Callable[[str], None]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("demo", message, "see --help")
 
 
 def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
@@ -69,25 +64,14 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="demo.py", allow_abbrev=False, description=__doc__,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Arguments(prog="demo.py", allow_abbrev=False, description=__doc__,
+                       formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     usual = Load()
-    parser.add_argument("--requests", type=_whole(usual.n_users), default=usual.n_requests)
-    parser.add_argument("--output-tokens", type=_whole(2), default=usual.output_tokens)
+    n_requests, n_tokens = argument(Whole(usual.n_users)), argument(Whole(2))
+    parser.add_argument("--requests", type=n_requests, default=usual.n_requests)
+    parser.add_argument("--output-tokens", type=n_tokens, default=usual.output_tokens)
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
     return parser.parse_args(argv)
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    kind = Whole(least)
-
-    def read(text: str) -> int:
-        try:
-            return kind.parse(text)
-        except ValueError as expected:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
-
-    return read
 
 
 def _run_steps(environ: Mapping[str, str], say: Say) -> int:

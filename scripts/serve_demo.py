@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from harness.cli import run_verb
+from harness.cli import Arguments, argument, run_verb
 from harness.demo_server import (
     HOST,
     MODEL,
@@ -33,17 +33,12 @@ from harness.demo_server import (
     usable_cpus,
     wait_for_stop,
 )
-from harness.errors import Exit, UsageError
+from harness.errors import Exit
 from harness.gguf_tokenizer import ensure_tokenizer
+from harness.kinds import Port
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "demo"
 _PORT = "8080"
-_LAST_PORT = 65535
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("serve_demo", message, "see --help")
 
 
 def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
@@ -58,17 +53,12 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="serve_demo.py", allow_abbrev=False, description=__doc__,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--port", type=_port, default=os.environ.get("PORT") or _PORT)
+    parser = Arguments(prog="serve_demo.py", allow_abbrev=False, description=__doc__,
+                       formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    port = os.environ.get("PORT") or _PORT
+    parser.add_argument("--port", type=argument(Port()), default=port)
     parser.add_argument("--until-eof", action="store_true")
     return parser.parse_args(argv)
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to {_LAST_PORT}")
-    return int(text)
 
 
 def _serve_model(options: argparse.Namespace, gguf: Path, out: TextIO, err: TextIO) -> NoReturn:

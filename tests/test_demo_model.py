@@ -216,7 +216,7 @@ class TestServer:
             check=False,
         )
         assert (done.returncode, done.stdout) == (2, "")
-        assert "is no port, 0 to 65535" in done.stderr
+        assert "is not a port, 0 to 65535" in done.stderr
 
     @pytest.mark.parametrize(("n_cpus", "expected"), [(1, 1), (2, 1), (4, 3), (64, 8)])
     def test_leaves_a_processor_to_the_client(self, n_cpus: int, expected: int) -> None:

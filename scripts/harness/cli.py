@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, TypeVar
 
 from harness.errors import Exit, HarnessError, UsageError
+from harness.kinds import Kind
 
+T = TypeVar("T")
 Main = Callable[[Sequence[str], TextIO, TextIO], int]
 
 
@@ -19,6 +21,18 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError instead of printing the usage."""
         raise UsageError(self.prog.removesuffix(".py"), message, "see --help")
+
+
+def argument(kind: Kind[T]) -> Callable[[str], T]:
+    """Return what reads an argument of that kind: the ``type`` of an argparse argument."""
+
+    def read(text: str) -> T:
+        try:
+            return kind.parse(text)
+        except ValueError as expected:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
+
+    return read
 
 
 def run_verb(main: Main) -> NoReturn:

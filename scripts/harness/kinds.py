@@ -15,6 +15,7 @@ Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("0", "false", "no", "off")
+_LAST_PORT = 65535
 
 
 class Kind(Protocol[T_co]):
@@ -72,6 +73,21 @@ class Whole:
     def expected(self) -> str:
         """Say the range."""
         return f"a whole number, {self.least} or more"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port to listen on; 0 stands for a free one."""
+
+    def parse(self, text: str) -> int:
+        """Return the port. A larger number must not reach a server: some wrap it round."""
+        if not (text.isascii() and text.isdigit()) or int(text) > _LAST_PORT:
+            raise ValueError(self.expected())
+        return int(text)
+
+    def expected(self) -> str:
+        """Say the range."""
+        return f"a port, 0 to {_LAST_PORT}"
 
 
 @dataclass(frozen=True, slots=True)

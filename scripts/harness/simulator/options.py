@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from harness.cli import Arguments
+from harness.cli import Arguments, argument
 from harness.errors import UsageError
-from harness.kinds import Kind, Number, Whole
-from harness.simulator.behaviour import Behaviour, Faults, Model, parse_delay
+from harness.kinds import Number, Port, Whole
+from harness.simulator.behaviour import Behaviour, Delay, Faults, Model, parse_delay
 from harness.simulator.server import Service
 
-T = TypeVar("T")
-
 _DESCRIPTION = "Serve a streaming OpenAI-compatible chat endpoint with known delays, until stopped."
-_LAST_PORT = 65535
 _CLOSE_IDLE_MS = 5.0  # long enough for AIPerf's next request to be on its way
 _DELAY = "MS, normal:MEAN,SD, lognormal:MEDIAN,SIGMA or exponential:MEAN"
 
@@ -47,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_service(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    add("--port", type=_port, default=0, help="port; 0 = a free one, printed (0)")
+    add("--port", type=argument(Port()), default=0, help="port; 0 = a free one, printed (0)")
     add(
         "--model",
         dest="models",
@@ -59,7 +57,7 @@ def _add_service(group: argparse._ArgumentGroup) -> None:
     add("--require-key-env", metavar="NAME", help="environment variable with the key to require")
     add("--echo-key", action="store_true", help="the 401 body repeats the key that was sent")
     add("--truth-log", type=Path, metavar="FILE", help="append what was really done, JSONL")
-    add("--seed", type=_as(Whole(0)), default=0, help="of delays and faults (0)")  # fmt: skip
+    add("--seed", type=argument(Whole(0)), default=0, help="of delays and faults (0)")  # fmt: skip
 
 
 def _add_answers(group: argparse._ArgumentGroup) -> None:
@@ -82,23 +80,26 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--output-tokens",
-        type=_as(Whole(1)),
+        type=argument(Whole(1)),
         metavar="N",
         help="natural length of answers; ignore_eos and min_tokens raise it (as asked, else 50)",
     )
     add(
-        "--stop-after", type=_as(Whole(1)), metavar="N", help="end answers here, whatever was asked"
+        "--stop-after",
+        type=argument(Whole(1)),
+        metavar="N",
+        help="end answers here, whatever was asked",
     )
     add(
         "--reasoning-tokens",
-        type=_as(Whole(0)),
+        type=argument(Whole(0)),
         default=0,
         metavar="N",
         help="the first N tokens are reasoning_content (0)",
     )
     add("--reasoning-only", action="store_true", help="all tokens are reasoning_content")
     add("--burst", action="store_true", help="write all tokens at once, as separate events")
-    add("--service-slots", type=_as(Whole(1)), metavar="N",
+    add("--service-slots", type=argument(Whole(1)), metavar="N",
         help="requests in service at once; others queue in order")  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def _add_usage(group: argparse._ArgumentGroup) -> None:
         metavar="SHARE",
         help="of the prompt, reported as cached_tokens",
     )
-    add("--context-tokens", type=_as(Whole(1)), metavar="N",
+    add("--context-tokens", type=argument(Whole(1)), metavar="N",
         help="max_model_len in /v1/models")  # fmt: skip
 
 
@@ -126,9 +127,14 @@ def _add_shares(group: argparse._ArgumentGroup) -> None:
         ("empty-delta", "a stream of events without text"),
     ):
         add(f"--{name}-share", type=_share, default=0.0, metavar="SHARE", help=meaning)
-    add("--fail-status", type=_as(Whole(400)), default=usual.fail_status, help="(%(default)s)")
-    add("--retry-after-s", type=_as(Whole(0)), default=usual.retry_after_s, help="(%(default)s)")
-    add("--after-requests", type=_as(Whole(0)), default=0, metavar="N",
+    add("--fail-status", type=argument(Whole(400)), default=usual.fail_status, help="(%(default)s)")
+    add(
+        "--retry-after-s",
+        type=argument(Whole(0)),
+        default=usual.retry_after_s,
+        help="(%(default)s)",
+    )
+    add("--after-requests", type=argument(Whole(0)), default=0, metavar="N",
         help="the shares begin after N chat requests (0)")  # fmt: skip
 
 
@@ -136,20 +142,20 @@ def _add_quirks(group: argparse._ArgumentGroup) -> None:
     add, usual = group.add_argument, Faults()
     add(
         "--fail-above",
-        type=_as(Whole(0)),
+        type=argument(Whole(0)),
         metavar="N",
         help="requests that meet more than N in flight fail with 503",
     )
     add(
         "--crawl-after",
         dest="crawl_after_tokens",
-        type=_as(Whole(1)),
+        type=argument(Whole(1)),
         metavar="N",
         help="from token N on, each takes --crawl-ms",
     )
     add(
         "--crawl-ms",
-        type=_as(Number(0)),
+        type=argument(Number(0)),
         default=usual.crawl_ms,
         metavar="MS",
         help="(%(default)s)",
@@ -157,7 +163,7 @@ def _add_quirks(group: argparse._ArgumentGroup) -> None:
     add(
         "--close-idle",
         dest="close_idle_ms",
-        type=_as(Number(0)),
+        type=argument(Number(0)),
         nargs="?",
         const=_CLOSE_IDLE_MS,
         metavar="MS",
@@ -173,25 +179,20 @@ def _add_quirks(group: argparse._ArgumentGroup) -> None:
         add(f"--{name}", action="store_true", help=meaning)  # fmt: skip
 
 
-def _as(kind: Kind[T]) -> Callable[[str], T]:
-    return _told(kind.parse)
-
-
-def _told(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Wrap a parser so that argparse passes on what it expected."""
-
-    def read(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as expected:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
-
-    return read
-
-
 def _model(text: str) -> Model:
     name, _, root = text.partition("=")
     return Model(name, root or None)
+
+
+@dataclass(frozen=True, slots=True)
+class _DelayKind:
+    """A delay, constant or drawn."""
+
+    def parse(self, text: str) -> Delay:
+        return parse_delay(text)
+
+    def expected(self) -> str:
+        return _DELAY
 
 
 def _key(variable: str | None, environ: Mapping[str, str]) -> str | None:
@@ -202,13 +203,5 @@ def _key(variable: str | None, environ: Mapping[str, str]) -> str | None:
     return environ[variable]
 
 
-def _parse_port(text: str) -> int:
-    port = Whole(0).parse(text)
-    if port > _LAST_PORT:  # uvloop would wrap it round
-        raise ValueError(f"a port, 0 to {_LAST_PORT}")
-    return port
-
-
-_port = _told(_parse_port)
-_delay = _told(parse_delay)
-_share = _as(Number(0, 1))
+_share = argument(Number(0, 1))
+_delay = argument(_DelayKind())
