@@ -11,6 +11,7 @@ Line = Json | str | bytes
 
 ROWS = "profile_export.jsonl"
 AGGREGATE = "profile_export_aiperf.json"
+PHASES = "phase_manifest.json"
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -59,6 +60,13 @@ def write_aggregate(folder: Path, n_used: int, n_failed: int = 0, **more: object
         counts["error_request_count"] = {"unit": "requests", "avg": float(n_failed)}
     state = {"was_cancelled": False, "is_complete": True}
     (folder / AGGREGATE).write_text(json.dumps({**counts, **state, **more}), encoding="utf-8")
+
+
+def write_phases(folder: Path, n_requests: int, length_s: float = 1.0) -> None:
+    """Write AIPerf's list of phases, of a run without warm-up."""
+    phase = {"phase_kind": "profiling", "start_ns": 0, "end_ns": int(length_s * 1e9)}
+    phases = [phase | {"total_request_count": n_requests}]
+    (folder / PHASES).write_text(json.dumps({"phases": phases}), encoding="utf-8")
 
 
 def _encoded(line: Line) -> bytes:

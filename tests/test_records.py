@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.errors import DataError, UsageError
 from harness.export import rows as export_rows
-from harness.records import read_run
+from harness.records import Counts, read_run
 from tests.exports import (
     AGGREGATE,
     GOLDEN,
@@ -24,6 +24,7 @@ from tests.exports import (
     used,
     warmup,
     write_aggregate,
+    write_phases,
     write_rows,
 )
 
@@ -52,9 +53,9 @@ def test_every_row_is_accounted_for(picked: list[tuple[str, int]]) -> None:
     kinds = [kind for kind, _ in picked] + ["used"]
     with TemporaryDirectory() as folder:
         records = read_run(write_rows(Path(folder), lines))
-    assert records.n_read == len(lines)
+    assert records.counts.n_read == len(lines)
     for kind in KINDS:
-        assert getattr(records, f"n_{kind}") == kinds.count(kind), kind
+        assert getattr(records.counts, f"n_{kind}") == kinds.count(kind), kind
     assert sum(group.n for group in records.errors) == records.n_failed
     assert len(records.columns[TTFT]) == len(records.started_ns) == records.n_used
 
@@ -85,24 +86,24 @@ def test_a_last_line_that_was_cut_off_is_named_and_the_others_count(tmp_path: Pa
     with (folder / ROWS).open("ab") as file:
         file.write(CUT_OFF.encode())
     records = read_run(folder)
-    assert (records.n_used, records.n_malformed) == (2, 1)
+    assert (records.n_used, records.counts.n_malformed) == (2, 1)
     assert records.malformed == (f"{ROWS}:3: Input data was truncated",)
 
 
 def test_only_the_first_malformed_rows_are_named_but_all_are_counted(tmp_path: Path) -> None:
     records = read_run(write_rows(tmp_path, [used(), *["null"] * 25]))
-    assert (records.n_malformed, len(records.malformed)) == (25, 10)
+    assert (records.counts.n_malformed, len(records.malformed)) == (25, 10)
 
 
 def test_deeply_nested_lines_are_malformed_not_fatal(tmp_path: Path) -> None:
     bomb = '{"x": ' + "[" * 100_000 + "]" * 100_000 + "}"
-    assert read_run(write_rows(tmp_path, [bomb, used()])).n_malformed == 1
+    assert read_run(write_rows(tmp_path, [bomb, used()])).counts.n_malformed == 1
 
 
 def test_windows_line_ends_and_blank_lines_are_no_rows(tmp_path: Path) -> None:
     text = json.dumps(used())
     records = read_run(write_rows(tmp_path, [text + "\r", "", "   ", text + "\r", "\r"]))
-    assert (records.n_read, records.n_used) == (2, 2)
+    assert (records.counts.n_read, records.n_used) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_only_values_without_a_unit_are_guessed_and_the_records_say_so(
 
 def test_an_unknown_unit_is_never_guessed(tmp_path: Path) -> None:
     records = read_run(write_rows(tmp_path, [used(), used(unit="fortnights")]))
-    assert records.n_malformed == 1
+    assert records.counts.n_malformed == 1
     assert "fortnights" in records.malformed[0]
 
 
@@ -181,7 +182,7 @@ def test_secrets_in_error_messages_are_taken_out(tmp_path: Path) -> None:
 
 def test_warm_up_errors_are_kept_apart(tmp_path: Path) -> None:
     records = read_run(write_rows(tmp_path, [failed(phase="warmup"), warmup(), used()]))
-    assert (records.n_warmup, records.n_failed, records.errors) == (2, 0, ())
+    assert (records.counts.n_warmup, records.n_failed, records.errors) == (2, 0, ())
     assert [group.n for group in records.warmup_errors] == [1]
 
 
@@ -195,7 +196,7 @@ def test_a_legacy_array_of_bare_numbers_is_read_by_magnitude(tmp_path: Path) -> 
     (tmp_path / "profile_export.json").write_text(json.dumps(items))
     records = read_run(tmp_path)
     assert records.columns[TTFT].tolist() == pytest.approx([2000.0, 500.0])
-    assert (records.n_read, records.n_used, records.n_malformed) == (4, 2, 2)
+    assert (records.counts.n_read, records.n_used, records.counts.n_malformed) == (4, 2, 2)
     assert records.malformed[1].startswith("profile_export.json: item 4: ")
     assert records.incomplete == ""
 
@@ -218,6 +219,41 @@ def test_an_aggregate_alone_gives_aiperfs_own_percentiles(tmp_path: Path) -> Non
     assert sum(group.n for group in records.errors) == records.n_failed
 
 
+def test_counts_in_which_a_row_is_lost_or_counted_twice_cannot_be_made() -> None:
+    Counts(n_read=15, n_used=1, n_warmup=2, n_failed=3, n_cancelled=4, n_malformed=5)
+    for n_read in (14, 16):
+        with pytest.raises(ValueError, match="lost or counted twice"):
+            Counts(n_read, n_used=1, n_warmup=2, n_failed=3, n_cancelled=4, n_malformed=5)
+
+
+@pytest.mark.parametrize("source", ["aggregate", "phases"])
+def test_rows_that_were_counted_by_aiperf_but_cannot_be_read_leave_the_run_incomplete(
+    tmp_path: Path, source: str
+) -> None:
+    write_rows(tmp_path, [used(), used(), *["null"] * 22])
+    if source == "aggregate":
+        write_aggregate(tmp_path, n_used=24)
+    else:
+        write_phases(tmp_path, n_requests=24)
+    records = read_run(tmp_path)
+    assert (records.n_used, records.counts.n_malformed) == (2, 22)
+    assert "22 of 24" in records.incomplete
+    assert "rows are unreadable" in records.incomplete
+
+
+def test_an_unreadable_row_of_the_warm_up_leaves_the_run_complete(tmp_path: Path) -> None:
+    write_rows(tmp_path, ["null", used()])
+    write_aggregate(tmp_path, n_used=1)
+    records = read_run(tmp_path)
+    assert (records.counts.n_malformed, records.incomplete) == (1, "")
+
+
+def test_an_aggregate_of_fewer_requests_than_rows_is_of_another_run(tmp_path: Path) -> None:
+    write_rows(tmp_path, [used(), used(), "null"])
+    write_aggregate(tmp_path, n_used=1)
+    assert read_run(tmp_path).facts is None
+
+
 def test_an_aggregate_of_an_earlier_run_is_not_used(tmp_path: Path) -> None:
     write_rows(tmp_path, [used(), failed()])
     write_aggregate(tmp_path, n_used=16)
@@ -230,8 +266,8 @@ def test_an_aggregate_of_an_earlier_run_is_not_used(tmp_path: Path) -> None:
 def test_requests_that_the_client_gave_up_count_as_failed_in_aiperfs_aggregate() -> None:
     records = read_run(GOLDEN / "given_up")
     assert records.facts is not None
-    assert (records.n_failed, records.facts.n_failed) == (0, records.n_cancelled)
-    assert records.n_cancelled > 0
+    assert (records.n_failed, records.facts.n_failed) == (0, records.counts.n_cancelled)
+    assert records.counts.n_cancelled > 0
 
 
 def test_a_broken_aggregate_does_not_stop_the_rows_from_being_read(tmp_path: Path) -> None:
@@ -263,9 +299,7 @@ def test_a_cancelled_run_is_known_as_one() -> None:
 
 def test_without_an_aggregate_the_measured_phase_is_aiperfs_list_of_phases(tmp_path: Path) -> None:
     write_rows(tmp_path, [used()])
-    phase = {"phase_kind": "profiling", "start_ns": 0, "end_ns": 2_500_000_000}
-    manifest = {"phases": [phase | {"total_request_count": 1}]}
-    (tmp_path / "phase_manifest.json").write_text(json.dumps(manifest))
+    write_phases(tmp_path, n_requests=1, length_s=2.5)
     records = read_run(tmp_path)
     assert (records.window_s, records.incomplete) == (2.5, "")
 

@@ -61,6 +61,16 @@ def test_an_incomplete_run_is_invalid_and_says_why(tmp_path: Path) -> None:
     assert "records stalled" in verdict.texts[0]
 
 
+def test_figures_of_the_few_rows_that_can_be_read_do_not_pass_for_the_runs(tmp_path: Path) -> None:
+    write_rows(tmp_path, [used()] * 2 + ["null"] * 22)
+    write_aggregate(tmp_path, n_used=24)
+    verdict = verdict_of(tmp_path)
+    assert verdict.level is Level.INVALID
+    assert verdict.texts == (
+        "the run is not complete: 22 of 24 successful rows are unreadable; run it again",
+    )
+
+
 def test_a_run_without_a_success_is_invalid_whatever_the_limit() -> None:
     verdict = verdict_of(GOLDEN / "all_failed", max_error_rate_pct=100)
     assert verdict.level is Level.INVALID

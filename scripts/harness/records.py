@@ -18,7 +18,7 @@ from harness.export.failures import ErrorGroup, Scrub, mask
 from harness.export.rows import Rows, read_array, read_lines
 from harness.metrics import REQUEST_LATENCY
 
-__all__ = ["ErrorGroup", "Facts", "Records", "Scrub", "Spread", "read_run"]
+__all__ = ["Counts", "ErrorGroup", "Facts", "Records", "Scrub", "Spread", "read_run"]
 
 ROWS = "profile_export.jsonl"
 LEGACY = "profile_export.json"
@@ -27,25 +27,37 @@ _MS_PER_S = 1e3
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
-    """The requests of one run, every row accounted for.
+class Counts:
+    """Where every row of an export went; ValueError unless the five parts add up to ``n_read``."""
 
-    ``n_read = n_used + n_warmup + n_failed + n_cancelled + n_malformed``. ``columns`` hold one
-    value a used row by AIPerf's tag (latencies in ms, NaN where the row lacks the metric),
-    ``started_ns`` its start by the wall clock; both are empty when only the aggregate was found.
-    ``facts`` is None where AIPerf's aggregate is missing or belongs to another run. ``window_s`` is
-    the length of the measured phase, None if unknown. ``guessed`` are the latencies whose unit the
-    magnitude rule decided. ``incomplete`` says why the run did not reach its end. ``malformed`` are
-    the first unreadable rows, each ``file:line: reason``. ``notes`` are for the reader.
-    """
-
-    source: str
     n_read: int
     n_used: int
     n_warmup: int
     n_failed: int
     n_cancelled: int
     n_malformed: int
+
+    def __post_init__(self) -> None:
+        n_set_aside = self.n_warmup + self.n_failed + self.n_cancelled + self.n_malformed
+        if self.n_read != self.n_used + n_set_aside:
+            raise ValueError(f"rows are lost or counted twice: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The requests of one run, every row accounted for in ``counts``.
+
+    ``columns`` hold one value a used row by AIPerf's tag (latencies in ms, NaN where the row lacks
+    the metric), ``started_ns`` its start by the wall clock; both are empty when only the aggregate
+    was found. ``facts`` is None where AIPerf's aggregate is missing or belongs to another run.
+    ``window_s`` is the length of the measured phase, None if unknown. ``guessed`` are the latencies
+    whose unit the magnitude rule decided. ``incomplete`` says why the run did not reach its end, or
+    how many of its rows are lost. ``malformed`` are the first unreadable rows, each
+    ``file:line: reason``. ``notes`` are for the reader.
+    """
+
+    source: str
+    counts: Counts
     columns: Mapping[str, array[float]]
     started_ns: array[int]
     facts: Facts | None
@@ -57,6 +69,16 @@ class Records:
     warmup_errors: tuple[ErrorGroup, ...]
     malformed: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def n_used(self) -> int:
+        """Return the number of requests that the figures rest on."""
+        return self.counts.n_used
+
+    @property
+    def n_failed(self) -> int:
+        """Return the number of requests that failed."""
+        return self.counts.n_failed
 
 
 def read_run(folder: Path, scrub: Scrub = mask) -> Records:
@@ -111,12 +133,7 @@ def _from_rows(
         measured = None
     return Records(
         source=rows.source,
-        n_read=rows.n_read,
-        n_used=rows.n_used,
-        n_warmup=rows.n_warmup,
-        n_failed=rows.n_failed,
-        n_cancelled=rows.n_cancelled,
-        n_malformed=rows.n_malformed,
+        counts=_counts(rows),
         columns=rows.columns,
         started_ns=rows.started_ns,
         facts=facts,
@@ -134,12 +151,12 @@ def _from_rows(
 def _from_facts(facts: Facts, rows: Rows, notes: Sequence[str]) -> Records:
     """Return Records that hold counts and AIPerf's own percentiles only."""
     empty = _from_rows(rows, None, None, notes)
+    n_read = facts.n_used + facts.n_failed + rows.n_malformed
+    counts = replace(empty.counts, n_read=n_read, n_used=facts.n_used, n_failed=facts.n_failed)
     return replace(
         empty,
         source=AGGREGATE,
-        n_read=facts.n_used + facts.n_failed + rows.n_malformed,
-        n_used=facts.n_used,
-        n_failed=facts.n_failed,
+        counts=counts,
         facts=facts,
         window_s=None,
         was_cancelled=facts.was_cancelled,
@@ -149,14 +166,27 @@ def _from_facts(facts: Facts, rows: Rows, notes: Sequence[str]) -> Records:
     )
 
 
+def _counts(rows: Rows) -> Counts:
+    return Counts(
+        n_read=rows.n_read,
+        n_used=rows.n_used,
+        n_warmup=rows.n_warmup,
+        n_failed=rows.n_failed,
+        n_cancelled=rows.n_cancelled,
+        n_malformed=rows.n_malformed,
+    )
+
+
 def _n_measured(rows: Rows) -> int:
     return rows.n_used + rows.n_failed + rows.n_cancelled
 
 
 def _belongs(facts: Facts, rows: Rows) -> bool:
     """Tell whether the aggregate is of these rows: AIPerf leaves an older one behind on failure."""
-    off = abs(facts.n_used - rows.n_used) + abs(facts.n_failed - rows.n_failed - rows.n_cancelled)
-    return off <= rows.n_malformed
+    n_lacking = facts.n_used - rows.n_used
+    n_lacking_failed = facts.n_failed - rows.n_failed - rows.n_cancelled
+    is_none_extra = n_lacking >= 0 and n_lacking_failed >= 0
+    return is_none_extra and n_lacking + n_lacking_failed <= rows.n_malformed
 
 
 def _of_another_run(facts: Facts, rows: Rows) -> str:
@@ -167,11 +197,19 @@ def _of_another_run(facts: Facts, rows: Rows) -> str:
 
 def _incomplete(rows: Rows, facts: Facts | None, measured: Measured | None) -> str:
     if facts is not None:
-        return facts.incomplete
+        return facts.incomplete or _unreadable(rows.n_used, facts.n_used, "successful rows")
+    if measured is not None:
+        return _unreadable(_n_measured(rows), measured.n_requests, "rows")
     # Where every request failed AIPerf writes no aggregate; legacy exports never had one.
-    if measured is not None or not rows.n_used or rows.source != ROWS:
+    if not rows.n_used or rows.source != ROWS:
         return ""
     return f"{AGGREGATE} of this run is missing: AIPerf was ended, or the file was not copied"
+
+
+def _unreadable(n_readable: int, n_written: int, rows: str) -> str:
+    """Say that AIPerf counted requests which the percentiles lack: these are of another crowd."""
+    n = n_written - n_readable
+    return f"{n} of {n_written} {rows} are unreadable" if n > 0 else ""
 
 
 def _own_window_s(rows: Rows) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _TSV_DIGITS = 2
 _STATISTICS = ("p50", "p95", "p99", "avg")
 _THIN = "*"
 _TINY_MS = 0.1
+_MOST_DIGITS = 9
 
 
 def write_summary(summary: Summary, verdict: Verdict, about: str, folder: Path) -> None:
@@ -157,19 +159,20 @@ def _about(model: str, url: str, plan: _Plan) -> Iterator[str]:
 
 
 def _cells(row: Latency, digits: int) -> list[str]:
-    figures = (row.p50_ms, row.p95_ms, row.p99_ms, row.avg_ms)
-    return [number(figure, digits) for figure in figures]
+    return [number(figure, digits) for figure in row.spread.figures_ms]
 
 
 def _digits(row: Latency) -> int:
-    """Return the decimals for people: two more where a burst makes the figures tiny."""
-    figures = (row.p50_ms, row.p95_ms, row.p99_ms, row.avg_ms)
-    tiny = any(figure is not None and 0 < figure < _TINY_MS for figure in figures)
-    return row.metric.digits + 2 * tiny
+    """Return the decimals for people: enough that the tiny figures of a burst do not read as 0."""
+    tiny = [figure for figure in row.spread.figures_ms if figure and 0 < figure < _TINY_MS]
+    if not tiny:
+        return row.metric.digits
+    two_significant = 1 - math.floor(math.log10(min(tiny)))
+    return min(max(row.metric.digits + 2, two_significant), _MOST_DIGITS)
 
 
 def _counts(row: Latency, summary: Summary) -> tuple[str, str]:
-    return str(row.n), str(summary.n_failed)
+    return str(row.spread.n), str(summary.n_failed)
 
 
 def _note_rows(summary: Summary, verdict: Verdict) -> Iterator[tuple[str, str, str]]:
@@ -202,16 +205,17 @@ def _rate_table(summary: Summary, headings: tuple[str, str, str]) -> Table:
 
 def _accounting(summary: Summary) -> str:
     """Say where every row went; parts that are zero are left out."""
-    counts = (
-        (summary.n_used, "used"),
-        (summary.n_warmup, "warm-up"),
-        (summary.n_failed, "failed"),
-        (summary.n_cancelled, "cancelled"),
-        (summary.n_malformed, "not readable"),
+    counts = summary.counts
+    named = (
+        (counts.n_used, "used"),
+        (counts.n_warmup, "warm-up"),
+        (counts.n_failed, "failed"),
+        (counts.n_cancelled, "cancelled"),
+        (counts.n_malformed, "not readable"),
     )
-    parts = [f"{n} {word}" for n, word in counts if n] or ["none used"]
-    rows = "row" if summary.n_read == 1 else "rows"
-    return f"{summary.n_read} {rows} in {summary.source}: {', '.join(parts)}"
+    parts = [f"{n} {word}" for n, word in named if n] or ["none used"]
+    rows = "row" if counts.n_read == 1 else "rows"
+    return f"{counts.n_read} {rows} in {summary.source}: {', '.join(parts)}"
 
 
 def _remarks(summary: Summary) -> list[str]:

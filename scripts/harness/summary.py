@@ -15,7 +15,7 @@ from harness.metrics import (
     REQUEST_THROUGHPUT,
     Metric,
 )
-from harness.records import ErrorGroup, Records, Spread
+from harness.records import Counts, ErrorGroup, Records, Spread
 
 #: Below this many samples a p99 is close to the largest of them.
 P99_SAMPLES = 100
@@ -26,19 +26,15 @@ _NOTHING = Spread(None, None, None, None, 0)
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """One latency over the ``n`` used requests that have it, in ms. Absent figures are None."""
+    """The distribution of one latency over the used requests that have it."""
 
     metric: Metric
-    p50_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
-    avg_ms: float | None
-    n: int
+    spread: Spread
 
     @property
     def is_p99_thin(self) -> bool:
         """Tell whether the p99 rests on too few samples to be more than the slowest ones."""
-        return 0 < self.n < P99_SAMPLES and self.p99_ms is not None
+        return 0 < self.spread.n < P99_SAMPLES and self.spread.p99_ms is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +49,33 @@ class Rate:
 class Summary:
     """What one run shows.
 
-    ``n_read`` is the sum of the five counts after it. ``incomplete`` says why the run did not reach
-    its end, empty if it did. ``errors`` are the failed requests grouped, the largest group first.
-    ``notes`` are what a reader must know about the figures, `p99_note` apart.
+    ``incomplete`` says why the run did not reach its end, empty if it did. ``errors`` are the
+    failed requests grouped, the largest group first. ``notes`` are what a reader must know about
+    the figures, `p99_note` apart.
     """
 
     latencies: tuple[Latency, ...]
     rates: tuple[Rate, ...]
     source: str
-    n_read: int
-    n_used: int
-    n_warmup: int
-    n_failed: int
-    n_cancelled: int
-    n_malformed: int
+    counts: Counts
     was_cancelled: bool
     incomplete: str
     errors: tuple[ErrorGroup, ...]
     notes: tuple[str, ...]
 
-    def latency(self, metric: Metric) -> Latency:
-        """Return one latency; KeyError if the metric is none."""
-        return {latency.metric.tag: latency for latency in self.latencies}[metric.tag]
+    @property
+    def n_used(self) -> int:
+        """Return the number of requests that the figures rest on."""
+        return self.counts.n_used
+
+    @property
+    def n_failed(self) -> int:
+        """Return the number of requests that failed."""
+        return self.counts.n_failed
+
+    def latency(self, metric: Metric) -> Spread:
+        """Return one latency's figures; KeyError if the metric is none."""
+        return {latency.metric.tag: latency.spread for latency in self.latencies}[metric.tag]
 
     def rate(self, metric: Metric) -> float | None:
         """Return one rate; KeyError if the metric is none."""
@@ -83,7 +84,7 @@ class Summary:
     @property
     def p99_note(self) -> str:
         """Say that a p99 rests on too few requests; empty if none does."""
-        n_thin = [latency.n for latency in self.latencies if latency.is_p99_thin]
+        n_thin = [latency.spread.n for latency in self.latencies if latency.is_p99_thin]
         if not n_thin:
             return ""
         return (
@@ -94,17 +95,11 @@ class Summary:
 
 def summarize(records: Records) -> Summary:
     """Sum up a run. Failed, cancelled, warm-up and malformed rows are counted, never averaged."""
-    latencies = tuple(_latency(metric, records) for metric in LATENCIES)
     return Summary(
-        latencies=latencies,
+        latencies=tuple(Latency(metric, _spread(records, metric.tag)) for metric in LATENCIES),
         rates=tuple(Rate(metric, _rate(metric, records)) for metric in RATES),
         source=records.source,
-        n_read=records.n_read,
-        n_used=records.n_used,
-        n_warmup=records.n_warmup,
-        n_failed=records.n_failed,
-        n_cancelled=records.n_cancelled,
-        n_malformed=records.n_malformed,
+        counts=records.counts,
         was_cancelled=records.was_cancelled,
         incomplete=records.incomplete,
         errors=records.errors,
@@ -120,11 +115,6 @@ def error_rate_pct(n_failed: int, n_used: int) -> float | None:
     """
     n_ended = n_failed + n_used
     return 100 * n_failed / n_ended if n_ended else None
-
-
-def _latency(metric: Metric, records: Records) -> Latency:
-    spread = _spread(records, metric.tag)
-    return Latency(metric, spread.p50_ms, spread.p95_ms, spread.p99_ms, spread.avg_ms, spread.n)
 
 
 def _spread(records: Records, tag: str) -> Spread:
@@ -164,7 +154,7 @@ def _own_throughput(metric: Metric, records: Records) -> float | None:
 def _reading_notes(records: Records) -> list[str]:
     notes = []
     if records.malformed:
-        left_out = records.n_malformed - len(records.malformed)
+        left_out = records.counts.n_malformed - len(records.malformed)
         more = f" and {left_out} more" if left_out else ""
         named = ", ".join(records.malformed) + more
         notes.append(f"not readable and left out: {named}")
@@ -177,7 +167,7 @@ def _reading_notes(records: Records) -> list[str]:
     if records.warmup_errors:
         n_failed = sum(group.n for group in records.warmup_errors)
         first = records.warmup_errors[0].text
-        notes.append(f"{n_failed} of {records.n_warmup} warm-up requests failed: {first}")
+        notes.append(f"{n_failed} of {records.counts.n_warmup} warm-up requests failed: {first}")
     if records.n_used and not records.facts and records.window_s:
         notes.append("throughputs are computed from the rows: AIPerf's own are missing")
     return notes

@@ -28,13 +28,18 @@ _NS_PER_S = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The distribution of one latency, in ms; absent figures are None."""
+    """The distribution of one latency over ``n`` requests, in ms; absent figures are None."""
 
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
     avg_ms: float | None
     n: int
+
+    @property
+    def figures_ms(self) -> tuple[float | None, ...]:
+        """Return p50, p95, p99 and average."""
+        return self.p50_ms, self.p95_ms, self.p99_ms, self.avg_ms
 
 
 @dataclass(frozen=True, slots=True)
