@@ -42,8 +42,8 @@ simulate: $(STAMP) ## A chat endpoint with known delays (ARGS="--help")
 	@$(PY) scripts/simulate_endpoint.py $(ARGS)
 
 ##@ Measure
-smoke: $(STAMP) ## One streamed request: does the endpoint of .env answer?
-	@$(PY) scripts/smoke_stream.py
+smoke: $(STAMP) ## One streamed request: does the endpoint of .env answer? (ARGS="--help")
+	@$(PY) scripts/smoke_stream.py $(ARGS)
 
 warmup: $(STAMP) ## A small run (3 users, 9 requests)
 	@bash scripts/run_aiperf_profile.sh warmup
@@ -55,7 +55,7 @@ sweep: $(STAMP) ## Measure at each of SWEEP_CONCURRENCIES
 	@bash scripts/run_aiperf_profile.sh sweep
 
 summary: $(STAMP) ## Table of the latest run (RUN=folder, OUTPUT_DIR=folder)
-	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"} $${MAX_ERROR_RATE:+--max-error-rate "$$MAX_ERROR_RATE"}
+	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"}
 
 ##@ Develop
 test: $(STAMP) $(DEMO) ## Run the tests (ARGS="-k word")

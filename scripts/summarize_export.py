@@ -17,8 +17,8 @@ from typing import TextIO
 
 from harness import settings as configuration
 from harness.causes import scrub
-from harness.cli import Arguments, run_verb
-from harness.errors import Exit, UsageError
+from harness.cli import Arguments, argument, run_verb
+from harness.errors import Exit, HarnessError
 from harness.kinds import Number
 from harness.records import read_run
 from harness.render import MD, TSV, about_line, summary_text, write_summary
@@ -27,19 +27,18 @@ from harness.settings import Settings
 from harness.summary import summarize
 from harness.verdict import judge
 
+_STAND_INS = {"MODEL": "any", "AIPERF_URL": "http://localhost"}
+
 
 def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     """Sum up the run that ``argv`` names, or the latest."""
     options = _parser().parse_args(argv)
-    settings = _settings()
+    settings = _settings(err)
     run = options.run_dir or latest(Path(settings.artifacts_dir))
     err.write(f"summary of {run}\n")
     records = read_run(run, lambda text: scrub(text, settings.openai_api_key))
     summary = summarize(records)
-    limit_pct = options.max_error_rate
-    if limit_pct is None:
-        limit_pct = _limit_pct(run, settings)
-    verdict = judge(summary, limit_pct)
+    verdict = judge(summary, _limit_pct(options.max_error_rate, run, settings))
     about = about_line(run, records.facts)
     write_summary(summary, verdict, about, options.output_dir)
     out.write(summary_text(summary, verdict, about))
@@ -56,31 +55,39 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="run folder (the latest)")
     add("--output-dir", type=Path, default=Path(), metavar="DIR", help="for the files (here)")
+    typed = os.environ.get("MAX_ERROR_RATE") or None  # `make summary MAX_ERROR_RATE=5`
     limit_help = "larger shares of failed requests are INVALID (the run's own limit, else 1)"
-    add("--max-error-rate", type=_percent, metavar="PCT", help=limit_help)
+    limit = argument(Number(0, 100))
+    add("--max-error-rate", type=limit, default=typed, metavar="PCT", help=limit_help)
     return parser
 
 
-def _settings() -> Settings:
-    """Return the settings, or the defaults where none are made: a summary needs no `.env`."""
-    try:
-        return configuration.from_environment(os.environ)
-    except UsageError:
-        return Settings(model="")
+def _settings(err: TextIO) -> Settings:
+    """Return the settings; where they are wrong the defaults, with a note on ``err`` a problem.
+
+    A model, a server and its key need not be set: a summary asks no server.
+    """
+    problems = []
+    for environ in (os.environ, {**os.environ, **_STAND_INS}):
+        try:
+            return configuration.from_environment(environ)
+        except HarnessError as error:
+            problems = error.lines()
+    for problem in problems:
+        err.write(f"note: {problem}; defaults are used\n")
+    return Settings(model="")
 
 
-def _limit_pct(run: Path, settings: Settings) -> float:
-    """Return the largest error rate (%) that the run itself was held to, else today's."""
+def _limit_pct(typed: float | None, run: Path, settings: Settings) -> float:
+    """Return the largest error rate (%): as typed, else the run's own, else that of the settings.
+
+    Typed is the argument or, without one, the variable of the environment.
+    """
+    if typed is not None:
+        return typed
     of_run = read_manifest(run).get("settings")
     limit = of_run.get("MAX_ERROR_RATE") if isinstance(of_run, dict) else None
     return float(limit) if isinstance(limit, int | float) else settings.max_error_rate
-
-
-def _percent(text: str) -> float:
-    try:
-        return Number(0, 100).parse(text)
-    except ValueError as expected:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
 
 
 if __name__ == "__main__":

@@ -152,6 +152,12 @@ def test_a_summary_lands_in_the_mounted_folder_and_takes_a_run_with_spaces(app: 
     assert "<artifacts/a run>\n<--output-dir>\n<artifacts>" in done.stdout
 
 
+def test_the_limit_of_a_summary_reaches_it_as_from_make(app: Path) -> None:
+    (app / "venv/bin/python").write_text('#!/bin/sh\necho "$MAX_ERROR_RATE: $*"\n')
+    done = enter(app, "summary", "MAX_ERROR_RATE=5")
+    assert done.stdout == "5: scripts/summarize_export.py --output-dir artifacts\n"
+
+
 def test_the_stop_signal_reaches_the_verb_itself(app: Path) -> None:
     script = 'trap "echo caught; exit 130" INT\necho ready\nn=0\n'
     script += "while [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done\n"

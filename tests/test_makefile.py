@@ -118,6 +118,17 @@ def test_summary_without_words_passes_none(project: Path) -> None:
     assert make(project, "summary").stdout.splitlines()[1:] == ["<scripts/summarize_export.py>"]
 
 
+def test_smoke_takes_arguments(project: Path) -> None:
+    done = make(project, "smoke", "ARGS=--max-tokens 200")
+    assert "<scripts/smoke_stream.py>\n<--max-tokens>\n<200>" in done.stdout
+
+
+def test_the_limit_of_a_summary_is_left_to_the_script_to_decide(project: Path) -> None:
+    (project / "venv/bin/python").write_text('#!/bin/sh\necho "$MAX_ERROR_RATE: $*"\n')
+    done = make(project, "summary", "MAX_ERROR_RATE=5")
+    assert done.stdout == "5: scripts/summarize_export.py\n"
+
+
 def test_what_is_typed_on_the_command_line_reaches_the_verb(project: Path) -> None:
     assert "CONCURRENCY=20\n<profile>" in make(project, "profile", "CONCURRENCY=20").stdout
 

@@ -14,7 +14,7 @@ import pytest
 
 import summarize_export
 from harness.cli import guarded
-from tests.exports import GOLDEN, failed, used, write_rows
+from tests.exports import GOLDEN, failed, used, write_phases, write_rows
 
 SCRIPT = Path(summarize_export.__file__)
 RUNS = sorted(path.parent.name for path in GOLDEN.glob("*/profile_export.jsonl"))
@@ -130,14 +130,67 @@ def test_the_files_go_where_they_are_wanted_and_replace_older_ones() -> None:
 
 def test_the_limit_is_the_runs_own_unless_another_is_given() -> None:
     folder = write_rows(Path("run"), [used(), failed()])
-    phases = {"phases": [{"phase_kind": "profiling", "start_ns": 0, "end_ns": 10**9,
-                          "total_request_count": 2}]}  # fmt: skip
-    (folder / "phase_manifest.json").write_text(json.dumps(phases))
+    write_phases(folder, n_requests=2)
     assert call("run")[1].startswith("INVALID ")
     assert call("run", "--max-error-rate", "50")[1].startswith("VALID ")
     (folder / "run.json").write_text(json.dumps({"settings": {"MAX_ERROR_RATE": 50}}))
     assert call("run")[1].startswith("VALID ")
     assert call("run", "--max-error-rate", "0")[1].startswith("INVALID ")
+
+
+def test_the_limit_of_the_environment_outranks_the_runs_own_and_that_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = write_rows(Path("run"), [used(), failed()])
+    write_phases(folder, n_requests=2)
+    Path(".env").write_text("MODEL=m\nAIPERF_URL=http://127.0.0.1:1\nMAX_ERROR_RATE=60\n")
+    assert call("run")[1].startswith("VALID ")
+    (folder / "run.json").write_text(json.dumps({"settings": {"MAX_ERROR_RATE": 10}}))
+    assert "limit: MAX_ERROR_RATE 10 %" in call("run")[1]
+    monkeypatch.setenv("MAX_ERROR_RATE", "20")
+    assert "limit: MAX_ERROR_RATE 20 %" in call("run")[1]
+    assert "limit: MAX_ERROR_RATE 30 %" in call("run", "--max-error-rate", "30")[1]
+    monkeypatch.setenv("MAX_ERROR_RATE", "")
+    assert "limit: MAX_ERROR_RATE 10 %" in call("run")[1]
+    monkeypatch.setenv("MAX_ERROR_RATE", "much")
+    code, out, err = call("run")
+    assert (code, out) == (2, "")
+    assert "'much' is not a number from 0 to 100" in err
+
+
+@pytest.mark.parametrize(
+    "env_file",
+    ["", "MODEL=m\n", "ARTIFACTS_DIR=artifacts\n", "OPENAI_API_KEY=\nMODEL=gpt-4o\n"],
+)
+def test_a_summary_needs_neither_model_nor_server_nor_key(env_file: str) -> None:
+    Path(".env").write_text(env_file)
+    assert "note:" not in call(str(GOLDEN / "clean"))[2]
+
+
+def test_without_a_model_the_other_settings_hold(tmp_path: Path) -> None:
+    Path(".env").write_text("ARTIFACTS_DIR=elsewhere\nOPENAI_API_KEY=verysecret7\n")
+    write_rows(tmp_path / "elsewhere" / "run", [failed(401, "wrong key verysecret7")])
+    code, out, err = call()
+    assert (code, err.splitlines()[0]) == (0, "summary of elsewhere/run")
+    assert "wrong key ***" in out
+
+
+def test_settings_that_are_wrong_are_told_before_defaults_take_their_place() -> None:
+    Path(".env").write_text("MODEL=m\nARTIFACT_DIR=elsewhere\nMAX_ERROR_RATE=101\n")
+    code, _, err = call(str(GOLDEN / "clean"))
+    notes = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert code == 0
+    assert len(notes) == 2
+    assert notes[0].startswith("note: .env: ARTIFACT_DIR is no setting; did you mean ARTIFACTS_DIR")
+    assert notes[1].startswith("note: MAX_ERROR_RATE: '101' is not valid")
+    assert all(note.endswith("; defaults are used") for note in notes)
+
+
+def test_a_settings_file_that_is_named_and_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENV_FILE", "lab.env")
+    code, _, err = call(str(GOLDEN / "clean"))
+    assert code == 0
+    assert err.startswith("note: ENV_FILE: lab.env does not exist; ")
 
 
 def test_the_key_of_the_settings_is_in_no_table() -> None:
