@@ -44,10 +44,16 @@ _DELAYS = ("--ttft-ms", "lognormal:20,0.4", "--itl-ms", "normal:4,1")
 CASES: Mapping[str, Case] = {
     "clean": Case(_DELAYS, ("--request-count", "24")),
     "warmup": Case(_DELAYS, ("--request-count", "20", "--warmup-request-count", "8")),
-    "failed": Case((*_DELAYS, "--fail-share", "0.3"), ("--request-count", "30")),
+    # AIPerf lists its phases only where there is a warm-up: the oracle for throughputs needs it
+    "failed": Case(
+        (*_DELAYS, "--fail-share", "0.3", "--after-requests", "4"),
+        ("--request-count", "30", "--warmup-request-count", "4"),
+    ),
     "all_failed": Case(("--fail-share", "1"), ("--request-count", "6")),
     "cancelled": Case(
-        ("--ttft-ms", "200", "--itl-ms", "20"), ("--request-count", "400"), interrupt_after_rows=8
+        ("--ttft-ms", "200", "--itl-ms", "20"),
+        ("--request-count", "400", "--warmup-request-count", "4"),
+        interrupt_after_rows=12,
     ),
     "given_up": Case(
         ("--ttft-ms", "normal:60,20", "--itl-ms", "4"),
