@@ -176,6 +176,13 @@ loads() {
   return 1
 }
 
+# has_no_wheel: whether the index answered that there is none. A network that failed may come back.
+has_no_wheel() {
+  if grep -qiE 'no (usable )?wheels' "$LOG"; then return 0; fi
+  grep -q 'No matching distribution' "$LOG" &&
+    ! grep -qiE 'connect|retry|network|could not fetch|certificate' "$LOG"
+}
+
 # Wheels only: nobody wants to compile a model server by surprise.
 set_up_extra() {
   local file=requirements-$WHAT.txt
@@ -186,6 +193,10 @@ set_up_extra() {
   if with_dots install --only-binary :all: -r "$file" && loads; then
     write_stamp "venv/.stamp-$WHAT"
   elif [[ "$WHAT" = demo ]]; then
+    if has_no_wheel; then # else each make demo, test and bench would ask the network again
+      write_stamp venv/.stamp-demo
+      printf 'not installed: %s\ntouch %s, and make asks again\n' "$why" "$file" >>venv/.stamp-demo
+    fi
     say "note: the demo's model server cannot be used here ($why); the simulator takes its place"
   else
     die 3 "$file: $why; mend the network or the index (pip config list) and try again (log: $LOG)"

@@ -412,6 +412,26 @@ def test_no_wheel_for_the_model_server_is_a_note_and_no_failure(project: Path, r
     assert done.returncode == 0, done.stderr
     assert "no-such-server" in done.stderr
     assert "the simulator takes its place" in done.stderr
+
+
+def test_no_wheel_is_asked_for_again_only_when_the_requirements_change(
+    project: Path, run: Run
+) -> None:
+    wanted, stamp = project / "requirements-demo.txt", project / "venv/.stamp-demo"
+    wanted.write_text("no-such-server==1\n")
+    assert "simulator" in run("make", "venv/.stamp-demo").stderr
+    assert "touch requirements-demo.txt" in stamp.read_text()
+    assert run("make", "venv/.stamp-demo").stderr == ""
+    os.utime(wanted, ns=(stamp.stat().st_mtime_ns + 10**9,) * 2)
+    assert "simulator" in run("make", "venv/.stamp-demo").stderr
+
+
+def test_a_network_that_failed_is_asked_again(machine: Path, project: Path, run: Run) -> None:
+    script = 'case "$1" in pip) echo "error: Failed to fetch: connection refused"; exit 1;; esac'
+    executable(machine / "bin" / "uv", script)
+    (project / "requirements-demo.txt").write_text("no-such-server==1\n")
+    done = run("bash", "scripts/setup.sh", "demo")
+    assert "the simulator takes its place" in done.stderr
     assert not (project / "venv/.stamp-demo").exists()
 
 
