@@ -11,7 +11,8 @@
 #       3 the endpoint or AIPerf failed, 4 unreadable data, 130 interrupted.
 set -euo pipefail
 
-cd "$(dirname "$0")/.."
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 if [ -x venv/bin/python ]; then
   python=venv/bin/python

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from harness import settings as configuration
-from harness.cli import run_verb
+from harness.cli import run_verb, talker
 from harness.errors import Exit, UsageError
 from harness.plan import Plan, make_plan, parse_mode
 from harness.profiling import Talk, Target, look_at, measure, preview
@@ -35,10 +35,7 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
         remedy = "use warmup, profile, sweep or sweep_<concurrency>"
         raise UsageError("MODE", f"{len(argv)} words given, 1 expected", remedy)
 
-    def talk(line: str) -> None:
-        err.write(line + "\n")
-        err.flush()
-
+    talk = talker(err)
     settings = _settings(talk, terminal=err.isatty())
     plans = _plans(settings, argv[0])
     if configuration.is_on(os.environ, "DRY_RUN"):
@@ -79,9 +76,10 @@ def _sweep(
     settings: Settings, plans: Sequence[Plan], target: Target, talk: Talk, out: TextIO
 ) -> int:
     folder = Path(os.environ.get("OUTPUT_DIR") or ".")
+    folder.mkdir(parents=True, exist_ok=True)
     sweep = run_sweep(settings, plans, target, os.environ, talk)
-    write_sweep(sweep, folder)
     out.write(sweep_text(sweep))
+    write_sweep(sweep, folder)
     talk(f"Files: {folder / 'sweep_summary.tsv'}, {folder / 'sweep_summary.md'}")
     if sweep.interrupted:
         raise sweep.interrupted

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from harness import settings as configuration
-from harness.causes import one_line
 from harness.cli import Arguments, run_verb
-from harness.endpoint import access, scrub
+from harness.endpoint import access
 from harness.errors import Exit
 from harness.settings import Settings
 from harness.smoke import Heard, Question, Server, ask
 from harness.table import number
+from harness.texts import one_line, scrub
 
 _PROMPT = "Write three sentences about the sea."
 _MAX_TOKENS = 50

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TextIO
 
 from harness import settings as configuration
-from harness.causes import scrub
 from harness.cli import Arguments, argument, run_verb
 from harness.errors import Exit, HarnessError
 from harness.kinds import Number
@@ -25,6 +24,7 @@ from harness.render import MD, TSV, about_line, summary_text, write_summary
 from harness.runs import latest, read_manifest
 from harness.settings import Settings
 from harness.summary import summarize
+from harness.texts import scrub
 from harness.verdict import judge
 
 _STAND_INS = {"MODEL": "any", "AIPERF_URL": "http://localhost"}

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from harness.causes import explain_exception, explain_status, one_line, other_limit, said_in, scrub
+from harness.causes import explain_exception, explain_status, other_limit
 from harness.errors import EndpointError, Exit
+from harness.texts import one_line, said_in, scrub
 
 BASE = "http://lab:8000"
 KEY = 'k#y$"`/+é&<\\1'

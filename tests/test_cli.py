@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 import pytest
 
-from harness.cli import guarded
+from harness.cli import guarded, talker
 from harness.errors import ConfigError, DataError, EndpointError, Exit, StoppedError, UsageError
 
 
@@ -50,7 +53,40 @@ def test_what_nobody_foresaw_is_one_line_too() -> None:
 
 def test_debug_shows_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEBUG", "1")
-    with pytest.raises(ZeroDivisionError):
-        raising(ZeroDivisionError("x"))
-    with pytest.raises(DataError):
-        raising(DataError("A", "b", "c"))
+    code, _, err = raising(DataError("A", "b", "c"))
+    assert code == Exit.DATA
+    assert err.startswith("error: A: b; c\nTraceback")
+    assert "Traceback" in raising(ZeroDivisionError("x"))[2]
+
+
+@pytest.mark.parametrize("word", ["0", "false", "no", ""])
+def test_debug_can_be_off(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("DEBUG", word)
+    assert "Traceback" not in raising(DataError("A", "b", "c"))[2]
+
+
+class Gone(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_talk_that_nobody_hears_stops_nothing() -> None:
+    talker(Gone())("hello")
+
+
+def test_a_reader_that_has_gone_changes_no_exit_code() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'scripts')\n"
+        "from harness.cli import run_verb\n"
+        "run_verb(lambda argv, out, err: (out.write('x' * 100), 1)[1])"
+    )
+    line = f'{sys.executable} -c "$CODE" | true; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env={**os.environ, "CODE": code},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "1"
+    assert done.stderr == ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,21 +20,32 @@ from harness.engine import EngineExit, run_engine
 # Stands in for AIPerf: says what it was given, then behaves as the test wants.
 _PREAMBLE = """\
 import os, signal, sys, time
-fd = int(sys.argv[1])
-key = os.fdopen(fd).read() if fd >= 0 else ''
+lifeline = os.fdopen(int(sys.argv[1]))
+key = lifeline.readline().rstrip()
 print('argv', sys.argv[2:], 'key', len(key), flush=True)
 """
 
 
 @pytest.fixture
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[EngineExit, str]]:
-    def run(code: str, key: str | None = None, meanwhile: Callable[[], None] = lambda: None) -> Any:
+    def run(
+        code: str,
+        key: str | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> Any:
         stand_in = tmp_path / "stand_in.py"
         stand_in.write_text(_PREAMBLE + code)
         monkeypatch.setattr(engine, "LAUNCHER", stand_in)
         log = tmp_path / "log"
         ended = run_engine(
-            ["profile", "-m", "a b"], dict(os.environ), key, log, ui="none", meanwhile=meanwhile
+            ["profile", "-m", "a b"],
+            dict(os.environ),
+            key,
+            log,
+            ui="none",
+            meanwhile=meanwhile,
+            on_stop=on_stop,
         )
         return ended, log.read_text()
 
@@ -58,7 +71,7 @@ def test_the_key_comes_through_a_pipe_and_argv_is_untouched(play: Any) -> None:
     assert log == "argv ['profile', '-m', 'a b'] key 6\n"
 
 
-def test_without_a_key_there_is_no_pipe(play: Any) -> None:
+def test_without_a_key_none_is_passed(play: Any) -> None:
     assert "key 0" in play("")[1]
 
 
@@ -99,6 +112,58 @@ def test_a_second_request_kills_one_that_does_not_listen(play: Any, tmp_path: Pa
     when_it_says("ready", tmp_path / "log", signal.SIGINT, signal.SIGINT)
     ended, _ = play(code)
     assert ended == EngineExit(-signal.SIGKILL, interrupted=True)
+
+
+def test_one_that_does_not_end_is_killed_after_a_while(
+    play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PATIENCE_S", 0.2)
+    code = (
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('ready', flush=True)\nfor _ in range(300): time.sleep(0.1)"
+    )
+    (tmp_path / "log").write_text("")
+    when_it_says("ready", tmp_path / "log", signal.SIGINT)
+    ended, _ = play(code)
+    assert ended == EngineExit(-signal.SIGKILL, interrupted=True)
+
+
+def test_a_request_to_stop_is_told_once(play: Any, tmp_path: Path) -> None:
+    told = []
+    (tmp_path / "log").write_text("")
+    when_it_says("ready", tmp_path / "log", signal.SIGTERM)
+    ended, _ = play(
+        "print('ready', flush=True); time.sleep(30)", on_stop=lambda: told.append("told")
+    )
+    assert told == ["told"]
+    assert ended.interrupted
+
+
+def test_it_is_killed_when_what_is_done_meanwhile_fails(play: Any) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        play("time.sleep(60)", meanwhile=lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    assert time.monotonic() - started_s < 30
+
+
+def test_it_ends_when_the_harness_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; sys.path.insert(0, 'scripts')\n"
+        "from harness import launch\n"
+        "import threading\n"
+        "lifeline = int(sys.argv[1]); os.read(lifeline, 1)\n"
+        "threading.Thread(target=launch._end_with, args=(lifeline,), daemon=True).start()\n"
+        "time.sleep(60)"
+    )
+    reader, writer = os.pipe()
+    os.write(writer, b"\n")
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(reader)], pass_fds=(reader,), process_group=0
+    )
+    os.close(reader)
+    assert child.poll() is None
+    os.close(writer)
+    assert child.wait(timeout=30) == -signal.SIGKILL
 
 
 def test_nothing_that_it_started_stays_behind(play: Any) -> None:

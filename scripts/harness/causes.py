@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import difflib
 import errno
-import html
-import json
 import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import SplitResult, quote, quote_plus, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from harness.address import CHAT_PATH
 from harness.errors import EndpointError
+from harness.texts import one_line, said_in, scrub
 
-_SAID_CHARS = 240
 _SHOWN_MODELS = 8
-_SHORT_KEY_CHARS = 6
-_STARRED = re.compile(r"([\w.-]{0,80})(?:\*{2,}|…|\.{3,})([\w.-]{0,80})")
-_LOOKS_LIKE_KEY = re.compile(r"(?<![A-Za-z0-9])sk-(?:[\w-]*(?:\*{2,}|…|\.{3})[\w*.…-]*|[\w-]{16,})")
-_BEARER = re.compile(r"\b(Bearer)(\s+|%20)[^\s\"'<>,;]+", re.IGNORECASE)
 _NO_SUCH_MODEL = re.compile(
     r"\bmodels?\b.{0,160}?(not found|not exist|no longer exist|unknown|not available|not served"
     r"|not loaded|no such|not recogni[sz]ed)"
@@ -42,27 +36,6 @@ class Cause:
 
     what: str
     remedy: str
-
-
-def scrub(text: str, key: str | None) -> str:
-    """Return the text without the key: as it is, encoded, shortened by stars, or after Bearer.
-
-    Other ``sk-…`` keys go as well. Scrub before cutting a text: a piece of a key is not recognised.
-    """
-    if key:
-        for form in _forms(key):
-            # a key such as "test" or "a" is taken out where it stands alone, not inside of words
-            bound = r"(?<!\w){}(?!\w)" if len(form) < _SHORT_KEY_CHARS else "{}"
-            text = re.sub(bound.format(re.escape(form)), "***", text)
-        text = _STARRED.sub(lambda found: _unless_of(key, found), text)
-    return _BEARER.sub(r"\1 ***", _LOOKS_LIKE_KEY.sub("sk-***", text))
-
-
-def one_line(text: str, most: int = _SAID_CHARS) -> str:
-    """Return the text on one line: no control characters, at most ``most`` characters and …."""
-    plain = "".join(char if char.isprintable() else " " for char in text)
-    plain = " ".join(plain.split())
-    return plain if len(plain) <= most else plain[:most].rstrip() + "…"
 
 
 def explain_exception(
@@ -105,21 +78,6 @@ def explain_status(
     return _error(base, explain(refusal, base), None)
 
 
-def said_in(body: str) -> tuple[str, str]:
-    """Return the message and the error code in an answer's body; empty where there is none."""
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return _page_text(body), ""
-    if isinstance(found, dict) and isinstance(found.get("error"), dict | str):
-        found = found["error"]
-    if not isinstance(found, dict):
-        return str(found), ""
-    said = next((found[k] for k in ("message", "detail", "msg") if found.get(k)), body)
-    code = found.get("code") or found.get("type") or ""
-    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False), str(code)
-
-
 def other_limit(field: str, status: int, body: str) -> str | None:
     """Return the other name for the output limit, if the refusal is about the one that was used."""
     about_it = re.search(rf"\b{field}\b", body) and _NO_SUCH_FIELD.search(body)
@@ -128,21 +86,6 @@ def other_limit(field: str, status: int, body: str) -> str | None:
 
 def _error(base: str, cause: Cause, key: str | None) -> EndpointError:
     return EndpointError(scrub(base, key), scrub(cause.what, key), scrub(cause.remedy, key))
-
-
-def _forms(key: str) -> list[str]:
-    """Return the ways in which a server may repeat a key, longest first."""
-    json_forms = json.dumps(key)[1:-1], json.dumps(key, ensure_ascii=False)[1:-1]
-    slashed = json_forms[0].replace("/", "\\/")
-    python_forms = repr(key)[1:-1], repr(key.encode())[2:-1]
-    url_forms = quote(key), quote(key, safe=""), quote_plus(key)
-    forms = {key, *json_forms, slashed, *python_forms, *url_forms, html.escape(key)}
-    return sorted(forms, key=len, reverse=True)
-
-
-def _unless_of(key: str, found: re.Match[str]) -> str:
-    pieces = (piece.strip(".") for piece in found.groups())
-    return "***" if any(piece and piece in key for piece in pieces) else found.group()
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -395,11 +338,3 @@ _BY_STATUS: dict[int, _Explain] = {
     504: _not_up,
 }
 _BY_CLASS: dict[int, _Explain] = {3: _redirected, 4: _rejected, 5: _failed}
-
-
-def _page_text(body: str) -> str:
-    """Return the words of an HTML page (its title, if it has one), or the text as it is."""
-    title = re.search(r"<title[^>]*>(.*?)</title>", body, re.IGNORECASE | re.DOTALL)
-    if title:
-        return html.unescape(title.group(1))
-    return re.sub(r"<[^>]{1,200}>", " ", body) if body.lstrip().startswith("<") else body

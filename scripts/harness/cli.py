@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn, TextIO, TypeVar
 
 from harness.errors import Exit, HarnessError, UsageError
 from harness.kinds import Kind
+from harness.settings import is_on
 
 T = TypeVar("T")
 Main = Callable[[Sequence[str], TextIO, TextIO], int]
@@ -40,13 +43,23 @@ def run_verb(main: Main) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a C locale must not stop Japanese from being printed
             stream.reconfigure(encoding="utf-8", errors="replace")
+    code = guarded(main, sys.argv[1:], sys.stdout, sys.stderr)
     try:
-        code = guarded(main, sys.argv[1:], sys.stdout, sys.stderr)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of a pipe has gone: `make summary | head`
+    except BrokenPipeError:  # the reader has gone, as in `make summary | head`: no matter
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.DONE
     sys.exit(code)
+
+
+def talker(err: TextIO) -> Callable[[str], None]:
+    """Return what writes a line of talk; nobody listening any more is no reason to stop."""
+
+    def talk(line: str) -> None:
+        with suppress(BrokenPipeError):
+            err.write(line + "\n")
+            err.flush()
+
+    return talk
 
 
 def guarded(main: Main, argv: Sequence[str], out: TextIO, err: TextIO) -> int:
@@ -54,22 +67,27 @@ def guarded(main: Main, argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
     With ``DEBUG=1`` in the environment the trace is shown as well.
     """
-    debug = os.environ.get("DEBUG", "") not in ("", "0")
     try:
         return main(argv, out, err)
-    except HarnessError as error:
-        for line in error.lines():
-            err.write(f"error: {line}\n")
-        if debug:
-            raise
-        return error.exit_code
-    except KeyboardInterrupt:
-        err.write("interrupted\n")
-        return Exit.INTERRUPTED
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        if debug:
-            raise
-        err.write(f"error: harness: {type(error).__name__}: {error}; run again with DEBUG=1\n")
-        return Exit.ENDPOINT
+    except BaseException as error:  # noqa: BLE001 - the edge: whatever it is becomes a line and a code
+        lines, code = _told(error)
+        if is_on(os.environ, "DEBUG"):
+            lines = [*lines, traceback.format_exc().rstrip()]
+    talk = talker(err)
+    for line in lines:
+        talk(line)
+    return code
+
+
+def _told(error: BaseException) -> tuple[list[str], int]:
+    """Return the lines that tell an error, and its exit code."""
+    if isinstance(error, HarnessError):
+        return [f"error: {line}" for line in error.lines()], error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return ["interrupted"], Exit.INTERRUPTED
+    if isinstance(error, BrokenPipeError):  # the reader has gone
+        return [], Exit.INTERRUPTED
+    if isinstance(error, Exception):
+        told = f"error: harness: {type(error).__name__}: {error}; run again with DEBUG=1"
+        return [told], Exit.ENDPOINT
+    raise error

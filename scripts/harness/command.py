@@ -6,6 +6,7 @@ Neither holds the key: `harness.launch` adds it inside the process that runs AIP
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness.tokenizer import TokenizerChoice
 
 # ZMQ socket paths lie under TMPDIR and must fit into a Unix socket address: 104 bytes on macOS.
 _LONGEST_TMPDIR = 49
+_SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
 
 
 def build_argv(
@@ -52,17 +54,27 @@ def build_environment(settings: Settings, tokenizer: TokenizerChoice) -> dict[st
     }
     exported = {f"AIPERF_SERVICE_{name}": str(value) for name, value in timeouts.items()}
     exported |= {f"AIPERF_SERVICE__{name}": str(value) for name, value in timeouts.items()}
-    return exported | dict(settings.handed_on) | dict(tokenizer.environment)
+    exported |= dict(settings.handed_on) | dict(tokenizer.environment)
+    return {k: v for k, v in exported.items() if k not in tokenizer.dropped}
 
 
 def child_environment(
     environ: Mapping[str, str], exported: Mapping[str, str], dropped: tuple[str, ...]
 ) -> dict[str, str]:
     """Return the whole environment of AIPerf's process: never the key, and a TMPDIR that fits."""
-    kept = {k: v for k, v in environ.items() if k != "OPENAI_API_KEY" and k not in dropped}
+    kept = {k: v for k, v in environ.items() if k != "OPENAI_API_KEY"}
     if len(kept.get("TMPDIR", "")) > _LONGEST_TMPDIR:
         kept["TMPDIR"] = "/tmp"
-    return kept | dict(exported)
+    return {k: v for k, v in (kept | dict(exported)).items() if k not in dropped}
+
+
+def as_exported(exported: Mapping[str, str]) -> str:
+    """Write the variables as a person would export them; tokens and passwords are hidden."""
+    lines = []
+    for name, value in exported.items():
+        shown = "***" if _SECRET_NAME.search(name) else re.sub(r"//[^/@\s]*@", "//***@", value)
+        lines.append(f"export {name}={shlex.quote(shown)}\n")
+    return "".join(lines)
 
 
 def as_typed(argv: list[str]) -> str:

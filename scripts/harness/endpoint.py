@@ -26,10 +26,10 @@ from harness.causes import (
     explain_exception,
     explain_status,
     other_limit,
-    scrub,
 )
 from harness.errors import EndpointError, UsageError
 from harness.kinds import Flag
+from harness.texts import scrub
 
 __all__ = [
     "Access",
@@ -43,7 +43,6 @@ __all__ = [
     "look",
     "reports_usage",
     "require_name",
-    "scrub",
     "tls_context",
 ]
 

@@ -1,32 +1,42 @@
 """Runs AIPerf's own command line in this process, with the API key added after argv is fixed.
 
 The key comes through a pipe, so it stands on no process's argv and in no environment. AIPerf
-redacts ``--api-key`` in everything it writes.
+redacts ``--api-key`` in everything it writes. The pipe's end means that the harness was killed:
+AIPerf must not go on measuring then, with nobody to take its result.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+
+_LONGEST_LINE = 4096
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run AIPerf with ``argv``: the key's file descriptor (-1 for no key), then AIPerf's own words.
+    """Run AIPerf with ``argv``: the pipe's file descriptor, then AIPerf's own words.
 
     Does not return: AIPerf leaves the process with its own exit status.
     """
-    key = _read_key(int(argv[0]))
+    lifeline = int(argv[0])
+    key = os.read(lifeline, _LONGEST_LINE).decode().rstrip("\n")  # written at once, before us
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     sys.argv = ["aiperf", *argv[1:]]
     if key:
         sys.argv += ["--api-key", key]
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # no trace of imports on a Ctrl-C
     from aiperf.cli import app  # noqa: PLC0415 - it reads the environment when imported
 
+    signal.signal(signal.SIGINT, handler)
     app()
 
 
-def _read_key(descriptor: int) -> str:
-    if descriptor < 0:
-        return ""
-    with os.fdopen(descriptor, encoding="utf-8") as pipe:
-        return pipe.read()
+def _end_with(lifeline: int) -> None:
+    """Kill this process, with its group if that is its own, when the other end is closed."""
+    os.read(lifeline, 1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

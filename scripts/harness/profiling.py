@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import endpoint, provenance, tokenizer
-from harness.command import as_typed, build_argv, build_environment, child_environment
+from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
 from harness.endpoint import Access, EndpointFacts
 from harness.engine import EngineExit, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
@@ -26,12 +25,14 @@ from harness.runs import (
 )
 from harness.settings import Settings, redacted
 from harness.summary import Summary, summarize
+from harness.texts import scrub, scrub_files
 from harness.tokenizer import TokenizerChoice
 from harness.verdict import Verdict, judge
 
 Talk = Callable[[str], None]
 CONSOLE_LOG = "aiperf_console.log"
 LOOK_TIMEOUT_S = 5.0
+_USAGE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Outcome:
 
 
 def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
-    """Ask the server for its models and choose the tokenizer: seconds, even where nothing answers.
+    """Ask the server for its models and choose the tokenizer: seconds, even if nothing answers.
 
     Raises EndpointError when the server cannot be reached or refuses the key.
     """
@@ -64,7 +65,7 @@ def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
     roots = {model.id: model.root for model in facts.models or ()}
 
     def reports_usage() -> bool:
-        timeout_s = settings.request_timeout_seconds
+        timeout_s = min(settings.request_timeout_seconds, _USAGE_TIMEOUT_S)
         return endpoint.reports_usage(base, key, settings.model, timeout_s, access)
 
     resolve = tokenizer.hugging_face({**settings.handed_on, **environ})
@@ -79,7 +80,7 @@ def preview(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> str:
     choice = tokenizer.choose(settings, {}, resolve, lambda: True, tokenizer.offline_files())
     folder = Path(settings.artifacts_dir, plan.name)
     argv = build_argv(settings, plan, choice, settings.base, folder)
-    script = _script(argv, build_environment(settings, choice))
+    script = as_exported(build_environment(settings, choice)) + as_typed(argv) + "\n"
     if settings.openai_api_key:
         script += "# The API key is added inside the process: it is on no command line.\n"
     return script + f"# Tokenizer: {choice.why}; a run asks the server as well\n"
@@ -95,11 +96,13 @@ def measure(
     """
     with working_folder(Path(settings.artifacts_dir), plan.name) as partial:
         talk(_announcement(settings, plan, target))
-        ended = _run(settings, plan, target, environ, partial)
+        ended = _run(settings, plan, target, environ, partial, talk)
         try:
             records = read_run(partial, _scrubber(settings))
         except DataError:
             raise _stopped(partial) if ended.interrupted else _crashed(ended, partial) from None
+        if ended.status and not records.incomplete:
+            records = replace(records, incomplete=f"AIPerf ended with status {ended.status}")
         summary = summarize(records)
         verdict = judge(summary, max_error_rate_pct=settings.max_error_rate)
         facts: dict[str, object] = {"level": verdict.level, "reasons": list(verdict.texts)}
@@ -121,26 +124,39 @@ def _announcement(settings: Settings, plan: Plan, target: Target) -> str:
 
 
 def _run(
-    settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str], partial: Path
+    settings: Settings,
+    plan: Plan,
+    target: Target,
+    environ: Mapping[str, str],
+    partial: Path,
+    talk: Talk,
 ) -> EngineExit:
     """Run AIPerf and leave command.txt, its console log and run.json in ``partial``."""
     argv = build_argv(settings, plan, target.tokenizer, target.base, partial)
     exported = build_environment(settings, target.tokenizer)
-    write_text(partial / "command.txt", _script(argv, exported))
+    write_text(partial / "command.txt", as_exported(exported) + as_typed(argv) + "\n")
     manifest = _manifest(settings, plan, target) | {"argv": argv, "started": now_utc()}
 
     def record_origin() -> None:  # in the seconds in which AIPerf starts, so that it costs none
         manifest.update(versions=provenance.versions(), machine=provenance.machine())
         write_manifest(partial, manifest)
 
-    ended = run_engine(
-        argv,
-        child_environment(environ, exported, target.tokenizer.dropped),
-        settings.openai_api_key,
-        partial / CONSOLE_LOG,
-        ui=settings.ui_type or "none",
-        meanwhile=record_origin,
-    )
+    def say_stopping() -> None:
+        talk("\nstopping: AIPerf writes what it has (once more, or a minute, and it is killed)")
+
+    try:
+        ended = run_engine(
+            argv,
+            child_environment(environ, exported, target.tokenizer.dropped),
+            settings.openai_api_key,
+            partial / CONSOLE_LOG,
+            ui=settings.ui_type or "none",
+            meanwhile=record_origin,
+            on_stop=say_stopping,
+        )
+    finally:
+        if settings.openai_api_key:
+            scrub_files(partial, settings.openai_api_key)
     write_manifest(partial, manifest | {"ended": now_utc(), "aiperf_exit": ended.status})
     return ended
 
@@ -156,18 +172,12 @@ def _manifest(settings: Settings, plan: Plan, target: Target) -> dict[str, objec
         "plan": dataclasses.asdict(plan),
         "tokenizer": dataclasses.asdict(target.tokenizer),
         "endpoint": {"url": target.base, **dataclasses.asdict(target.facts)},
-        "prompts_hash": provenance.file_hash(Path(prompts)) if prompts else None,
+        "prompts_hash": provenance.content_hash(Path(prompts)) if prompts else None,
     }
 
 
-def _script(argv: list[str], exported: Mapping[str, str]) -> str:
-    """Write the environment and the command as a person would type them; the key is in neither."""
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
-    return "\n".join([*lines, as_typed(argv), ""])
-
-
 def _scrubber(settings: Settings) -> Callable[[str], str]:
-    return lambda text: endpoint.scrub(text, settings.openai_api_key)
+    return lambda text: scrub(text, settings.openai_api_key)
 
 
 def _stopped(partial: Path) -> StoppedError:

@@ -52,8 +52,15 @@ def cpu_name() -> str:
     return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
 
 
-def file_hash(path: Path) -> str:
-    """Return ``sha256:…`` of a file's bytes."""
+def content_hash(path: Path) -> str:
+    """Return ``sha256:…`` of a file's bytes, or of the names and hashes of a folder's files."""
+    if path.is_dir():
+        files = [
+            f"{f.relative_to(path)} {content_hash(f)}\n"
+            for f in sorted(path.rglob("*"))
+            if f.is_file()
+        ]
+        return "sha256:" + hashlib.sha256("".join(files).encode()).hexdigest()
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -35,7 +35,16 @@ T = TypeVar("T")
 
 SECRET = "***"
 #: Keys of `.env` that are handed on to AIPerf and its libraries as they are.
-HANDED_ON = ("AIPERF_", "HF_", "TIKTOKEN_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+HANDED_ON = (
+    "AIPERF_",
+    "HF_",
+    "TRANSFORMERS_",
+    "TIKTOKEN_",
+    "SSL_CERT_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
 #: Names that verbs take on make's command line; they are no settings, and no typing errors either.
 VERB_ARGUMENTS = ("DRY_RUN", "DEBUG", "RUN", "OUTPUT_DIR", "ENV_FILE", "PORT", "PYTHON", "ARGS")
 
@@ -322,8 +331,8 @@ def _read_env_file(path: Path) -> tuple[dict[str, str], list[UsageError]]:
 
 
 def _texts(in_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of each key that is set; an empty one counts as not set."""
-    merged = {**in_file, **{k: environ[k] for k in _KEYS if environ.get(k)}}
+    """Return the text of each key that is set; an empty one outranks too, and means not set."""
+    merged = {**in_file, **{k: environ[k] for k in _KEYS if k in environ}}
     return {k: merged[k].strip() for k in _KEYS if merged.get(k, "").strip()}
 
 
@@ -396,7 +405,9 @@ def _misspelt(names: Mapping[str, str] | Iterator[str], where: str) -> list[Usag
     problems = []
     known = _KEYS | set(VERB_ARGUMENTS)
     for name in names:
-        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
+        # AIPerf's own variables resemble ours: only a slip of a letter or two is told
+        cutoff = 0.95 if name.startswith("AIPERF_") else 0.85
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=cutoff)
         if near and name not in known:
             remedy = f"did you mean {near[0]}? Rename or remove it"
             problems.append(UsageError(where, f"{name} is no setting", remedy))

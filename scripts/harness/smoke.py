@@ -11,17 +11,17 @@ import openai
 from openai import APIError, APIStatusError, OpenAI, Stream
 from openai.types.chat import ChatCompletionChunk
 
-from harness.causes import one_line, other_limit, said_in
+from harness.causes import other_limit
 from harness.endpoint import (
     Access,
     Reply,
     explain_exception,
     explain_refusal,
     require_name,
-    scrub,
     tls_context,
 )
 from harness.errors import EndpointError
+from harness.texts import one_line, said_in, scrub
 
 _DUMMY_KEY = "dummy"  # the openai package insists on one
 _HEADERS = frozenset({"accept", "content-length", "content-type", "host", "user-agent"})

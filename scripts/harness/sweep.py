@@ -61,9 +61,10 @@ def run_sweep(
         talk(f"[{number_}/{len(plans)}] CON={plan.concurrency}")
         try:
             points.append(_run_point(settings, plan, target, environ, talk))
-        except StoppedError as stop:
-            points.append(Point(plan, None, stop.what))
-            return Sweep(tuple(points), stop)
+        except (StoppedError, KeyboardInterrupt) as stop:
+            stopped = stop if isinstance(stop, StoppedError) else _stopped(plan)
+            points.append(Point(plan, None, stopped.what))
+            return Sweep(tuple(points), stopped)
     return Sweep(tuple(points), None)
 
 
@@ -90,6 +91,10 @@ def _run_point(
         talk(f"error: {error}")
         return Point(plan, None, str(error))
     return Point(plan, outcome, "")
+
+
+def _stopped(plan: Plan) -> StoppedError:
+    return StoppedError(plan.name, "interrupted before it began", "the points before it are kept")
 
 
 def _markdown(sweep: Sweep) -> str:

@@ -194,15 +194,17 @@ def _is_cached(name: str, variables: Mapping[str, str]) -> bool:
     The layout is the one that huggingface_hub documents ("Understand caching"); importing that
     package to ask it takes half a second of every run.
     """
-    home = Path(variables.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    cache = Path(variables.get("HF_HUB_CACHE") or home / "hub")
+    user = Path(variables.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    home = Path(variables.get("HF_HOME") or user / "huggingface").expanduser()
+    own = variables.get("HF_HUB_CACHE") or variables.get("HUGGINGFACE_HUB_CACHE")
+    cache = Path(own or home / "hub").expanduser()
     repo = cache / f"models--{name.replace('/', '--')}"
     try:
         commit = (repo / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return False
     snapshot = repo / "snapshots" / commit
-    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
     return any((snapshot / file).exists() for file in files)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from harness.causes import one_line, said_in, scrub
+from harness.texts import one_line, said_in, scrub
 
 Scrub = Callable[[str], str]
 

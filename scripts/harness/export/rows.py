@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from harness.causes import one_line
 from harness.export.failures import ErrorCounter, ErrorRow, Scrub
 from harness.export.units import Unit, in_ms
+from harness.texts import one_line
 
 _BLOCK_BYTES = 1 << 18
 _KEPT_MALFORMED = 10
