@@ -74,7 +74,8 @@ def test_talk_that_nobody_hears_stops_nothing() -> None:
     talker(Gone())("hello")
 
 
-def test_a_reader_that_has_gone_changes_no_exit_code() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_changes_no_exit_code(unbuffered: str) -> None:
     code = (
         "import sys; sys.path.insert(0, 'scripts')\n"
         "from harness.cli import run_verb\n"
@@ -83,7 +84,7 @@ def test_a_reader_that_has_gone_changes_no_exit_code() -> None:
     line = f'{sys.executable} -c "$CODE" | true; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(
         ["bash", "-c", line],
-        env={**os.environ, "CODE": code},
+        env={**os.environ, "CODE": code, "PYTHONUNBUFFERED": unbuffered},
         capture_output=True,
         text=True,
         check=False,

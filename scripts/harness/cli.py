@@ -42,7 +42,8 @@ def run_verb(main: Main) -> NoReturn:
     """Run a verb's ``main(argv, out, err)`` and leave the process with its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a C locale must not stop Japanese from being printed
-            stream.reconfigure(encoding="utf-8", errors="replace")
+            # and PYTHONUNBUFFERED must not make `| head` an error before all is written
+            stream.reconfigure(encoding="utf-8", errors="replace", write_through=False)
     code = guarded(main, sys.argv[1:], sys.stdout, sys.stderr)
     try:
         sys.stdout.flush()
