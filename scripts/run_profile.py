@@ -79,7 +79,7 @@ def _sweep(
     folder.mkdir(parents=True, exist_ok=True)
     sweep = run_sweep(settings, plans, target, os.environ, talk)
     out.write(sweep_text(sweep))
-    write_sweep(sweep, folder)
+    write_sweep(sweep, folder, Path(settings.artifacts_dir))
     talk(f"Files: {folder / 'sweep_summary.tsv'}, {folder / 'sweep_summary.md'}")
     if sweep.interrupted:
         raise sweep.interrupted

@@ -40,8 +40,8 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     summary = summarize(records)
     verdict = judge(summary, _limit_pct(options.max_error_rate, run, settings))
     about = about_line(run, records.facts)
+    out.write(summary_text(summary, verdict, about))  # first: the folder may not be writable
     write_summary(summary, verdict, about, options.output_dir)
-    out.write(summary_text(summary, verdict, about))
     err.write(f"written: {options.output_dir / TSV} (to paste), {options.output_dir / MD}\n")
     return Exit.DONE
 

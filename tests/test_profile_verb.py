@@ -127,6 +127,7 @@ class Watch:
         self.text = text.encode()
         self.n_looks = 0
         self.found: list[bytes] = []
+        self.found_last = True  # in the last look; nobody has looked yet
         self.ended = threading.Event()
 
     def __enter__(self) -> Watch:
@@ -141,6 +142,7 @@ class Watch:
     def _look(self) -> None:
         while not self.ended.wait(0.1):
             self.n_looks += 1
+            n_before = len(self.found)
             for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     words = cmdline.read_bytes()
@@ -148,6 +150,7 @@ class Watch:
                     continue
                 if self.text in words:
                     self.found.append(words)
+            self.found_last = len(self.found) > n_before
 
 
 def files_with(text: str, folder: Path) -> list[str]:
@@ -167,6 +170,56 @@ def test_the_key_is_on_no_argv_in_no_file_and_not_in_the_output(tmp_path: Path) 
     assert watch.found == []
     assert files_with(KEY, tmp_path) == [str(tmp_path / ".env")]
     assert KEY not in done.stdout + done.stderr
+
+
+@pytest.mark.engine
+def test_a_key_that_the_server_repeats_is_in_no_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={KEY}\n")
+    faults = ("--fail-share", "0.6", "--fail-status", "400")
+    with simulator("--model", "sim", "--echo-key", *faults, key=KEY) as server:
+        done = run(tmp_path, server.url, REQUEST_COUNT="12", USE_SERVER_TOKEN_COUNT="0")
+    assert done.returncode == 1, done.stderr
+    assert "Simulated failure: ***" in done.stdout
+    for shape in (KEY, json.dumps(KEY)[1:-1], repr(KEY)[1:-1]):
+        assert files_with(shape, tmp_path / "artifacts") == []
+        assert shape not in done.stdout + done.stderr
+
+
+@pytest.mark.engine
+def test_when_it_is_killed_aiperf_ends_and_the_next_run_tells_what_was_left(
+    tmp_path: Path,
+) -> None:
+    with simulator("--model", "sim", "--ttft-ms", "100", "--itl-ms", "20") as server:
+        process = subprocess.Popen(
+            command("profile"),
+            cwd=tmp_path,
+            env=environment(tmp_path, server.url, REQUEST_COUNT="500"),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        server.truths(at_least=8)
+        process.kill()
+        process.wait()
+        with Watch("launch_aiperf.py") as watch:
+            deadline_s = time.monotonic() + 30
+            while time.monotonic() < deadline_s and watch.found_last:
+                time.sleep(0.1)
+        assert not watch.found_last
+        assert not (tmp_path / "artifacts" / NAME).exists()
+        done = run(tmp_path, server.url)
+    assert done.returncode == 0, done.stderr
+    assert "an unfinished run of this name was there" in done.stderr
+    assert [p.suffix for p in (tmp_path / "artifacts/archive" / NAME).iterdir()] == [".partial"]
+
+
+@pytest.mark.engine
+def test_when_aiperf_fails_its_own_reason_is_told(tmp_path: Path, server: Simulator) -> None:
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "tokenizer.json").write_text("{}")
+    done = run(tmp_path, server.url, TOKENIZER=str(tmp_path / "tok"))
+    assert done.returncode == 3, done.stderr
+    assert "AIPerf: ended with status 1: " in done.stderr
+    assert "tok" in done.stderr.splitlines()[-1].partition("status 1: ")[2]
 
 
 @pytest.mark.engine
@@ -245,6 +298,7 @@ def test_stopped_in_the_middle_it_keeps_what_it_has_and_the_earlier_result(
 
 @pytest.mark.engine
 def test_a_sweep_goes_on_past_a_failed_point_and_shows_the_gap(tmp_path: Path) -> None:
+    (tmp_path / "sweep_summary.tsv").write_text("of an earlier sweep\n")
     with simulator("--model", "sim", "--fail-above", "3", "--itl-ms", "5") as server:
         points = {"SWEEP_CONCURRENCIES": "1,20,2", "REQUEST_COUNT": "", "CONCURRENCY": ""}
         done = run(tmp_path, server.url, "sweep", **points)
@@ -259,6 +313,8 @@ def test_a_sweep_goes_on_past_a_failed_point_and_shows_the_gap(tmp_path: Path) -
     assert len({len(row) for row in rows}) == 1
     assert "CON=20" in done.stdout
     assert (tmp_path / "sweep_summary.md").exists()
+    earlier = tmp_path / "artifacts" / "archive" / "sweep_summary"
+    assert sorted(path.suffix for path in earlier.iterdir()) == [".tsv"]
 
 
 def test_a_configuration_with_problems_tells_them_all_and_runs_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from harness import endpoint, provenance, tokenizer
 from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
 from harness.endpoint import Access, EndpointFacts
+from harness.console import reason_in
 from harness.engine import EngineExit, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
 from harness.plan import Plan
@@ -25,7 +26,7 @@ from harness.runs import (
 )
 from harness.settings import Settings, redacted
 from harness.summary import Summary, summarize
-from harness.texts import scrub, scrub_files
+from harness.texts import one_line, scrub, scrub_files
 from harness.tokenizer import TokenizerChoice
 from harness.verdict import Verdict, judge
 
@@ -94,13 +95,18 @@ def measure(
     A run that was interrupted, or in which AIPerf or every request failed, stays ``.partial`` with
     what it has, and StoppedError, EngineError or EndpointError says so.
     """
-    with working_folder(Path(settings.artifacts_dir), plan.name) as partial:
+
+    def tell_leftover(place: Path) -> None:  # one that was killed has not been scrubbed
+        _scrub(settings, place)
+        talk(f"note: an unfinished run of this name was there; it is kept in {place}")
+
+    with working_folder(Path(settings.artifacts_dir), plan.name, tell_leftover) as partial:
         talk(_announcement(settings, plan, target))
         ended = _run(settings, plan, target, environ, partial, talk)
         try:
             records = read_run(partial, _scrubber(settings))
         except DataError:
-            raise _stopped(partial) if ended.interrupted else _crashed(ended, partial) from None
+            raise _failed(settings, ended, partial) from None
         if ended.status and not records.incomplete:
             records = replace(records, incomplete=f"AIPerf ended with status {ended.status}")
         summary = summarize(records)
@@ -108,12 +114,10 @@ def measure(
         facts: dict[str, object] = {"level": verdict.level, "reasons": list(verdict.texts)}
         write_manifest(partial, read_manifest(partial) | {"verdict": facts})
         write_summary(summary, verdict, about_line(partial), partial)
-        if ended.interrupted:
-            raise _stopped(partial)
-        if not records.n_used and records.errors:
+        if not records.n_used and records.errors and not ended.interrupted:
             raise _all_failed(records, settings, target, partial)
-        if ended.status != 0:
-            raise _crashed(ended, partial)
+        if ended.interrupted or ended.status:
+            raise _failed(settings, ended, partial)
         return Outcome(publish(partial), summary, verdict)
 
 
@@ -155,8 +159,9 @@ def _run(
             on_stop=say_stopping,
         )
     finally:
-        if settings.openai_api_key:
-            scrub_files(partial, settings.openai_api_key)
+        _scrub(settings, partial)
+    if settings.ui_type == "simple":
+        talk("")  # AIPerf's last progress bar ends without a line end
     write_manifest(partial, manifest | {"ended": now_utc(), "aiperf_exit": ended.status})
     return ended
 
@@ -180,14 +185,19 @@ def _scrubber(settings: Settings) -> Callable[[str], str]:
     return lambda text: scrub(text, settings.openai_api_key)
 
 
-def _stopped(partial: Path) -> StoppedError:
-    what = f"interrupted; what it has is kept in {partial}"
-    return StoppedError("AIPerf", what, "an earlier result of this name is untouched")
+def _scrub(settings: Settings, folder: Path) -> None:
+    if settings.openai_api_key:
+        scrub_files(folder, settings.openai_api_key)
 
 
-def _crashed(ended: EngineExit, partial: Path) -> EngineError:
+def _failed(settings: Settings, ended: EngineExit, partial: Path) -> HarnessError:
+    if ended.interrupted:
+        what = f"interrupted; what it has is kept in {partial}"
+        return StoppedError("AIPerf", what, "an earlier result of this name is untouched")
     log = partial / CONSOLE_LOG
-    return EngineError("AIPerf", f"ended with status {ended.status}", f"see {log}")
+    reason = one_line(scrub(reason_in(log), settings.openai_api_key))
+    what = f"ended with status {ended.status}" + (f": {reason}" if reason else "")
+    return EngineError("AIPerf", what, f"see {log}")
 
 
 def _all_failed(

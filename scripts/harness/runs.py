@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,15 +31,17 @@ def now_utc() -> str:
 
 
 @contextmanager
-def working_folder(artifacts: Path, name: str) -> Iterator[Path]:
+def working_folder(
+    artifacts: Path, name: str, on_leftover: Callable[[Path], None] = lambda _: None
+) -> Iterator[Path]:
     """Yield an empty ``<name>.partial``, held by this process alone until the block ends.
 
-    Raises UsageError when the place cannot be written or another run into this name is under way.
+    ``on_leftover`` gets the archive's place of a ``.partial`` that an earlier run left. Raises UsageError when the place cannot be written or another run into this name is under way.
     """
     partial = artifacts / f"{name}{PARTIAL}"
     with _lock(artifacts, name):
         if partial.exists():
-            _move_aside(partial, name)
+            on_leftover(_move_aside(partial, name))
         partial.mkdir()
         yield partial
 
@@ -118,15 +121,29 @@ def _lock(artifacts: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _move_aside(folder: Path, name: str) -> None:
+def shelve(file: Path, artifacts: Path) -> None:
+    """Move a file that is about to be written anew, if it is there, to the archive."""
+    if not file.exists():
+        return
+    shelf = artifacts / ARCHIVE / file.stem
+    shelf.mkdir(parents=True, exist_ok=True)
+    shutil.move(file, _free(shelf, _stamp(file.stat().st_mtime), file.suffix))
+
+
+def _move_aside(folder: Path, name: str) -> Path:
     shelf = folder.parent / ARCHIVE / name
     shelf.mkdir(parents=True, exist_ok=True)
     suffix = PARTIAL if folder.name.endswith(PARTIAL) else ""
-    stem = _started(folder).replace(":", "-")
+    return folder.rename(_free(shelf, _started(folder), suffix))
+
+
+def _free(shelf: Path, time: str, suffix: str) -> Path:
+    """Return a path there that is not taken: two runs may have started in one second."""
+    stem = time.replace(":", "-")
     number = 1
     while (place := shelf / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}").exists():
         number += 1
-    folder.rename(place)
+    return place
 
 
 def _children(artifacts: Path) -> list[Path]:

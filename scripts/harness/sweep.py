@@ -11,7 +11,7 @@ from harness.errors import HarnessError, StoppedError
 from harness.metrics import LATENCIES, RATES
 from harness.plan import Plan
 from harness.profiling import LOOK_TIMEOUT_S, Outcome, Talk, Target, measure
-from harness.runs import write_text
+from harness.runs import shelve, write_text
 from harness.settings import Settings
 from harness.summary import Summary
 from harness.table import Column, Table, number, to_md, to_text, to_tsv
@@ -68,10 +68,12 @@ def run_sweep(
     return Sweep(tuple(points), None)
 
 
-def write_sweep(sweep: Sweep, folder: Path) -> None:
-    """Write sweep_summary.tsv and sweep_summary.md into ``folder``."""
-    write_text(folder / "sweep_summary.tsv", to_tsv(_full_table(sweep)))
-    write_text(folder / "sweep_summary.md", _markdown(sweep))
+def write_sweep(sweep: Sweep, folder: Path, artifacts: Path) -> None:
+    """Write sweep_summary.tsv and sweep_summary.md into ``folder``; older ones are archived."""
+    texts = {"sweep_summary.tsv": to_tsv(_full_table(sweep)), "sweep_summary.md": _markdown(sweep)}
+    for name, text in texts.items():
+        shelve(folder / name, artifacts)
+        write_text(folder / name, text)
 
 
 def sweep_text(sweep: Sweep) -> str:

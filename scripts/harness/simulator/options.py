@@ -55,7 +55,8 @@ def _add_service(group: argparse._ArgumentGroup) -> None:
         help="served model, may be repeated; ROOT is shown in /v1/models (simulated)",
     )
     add("--require-key-env", metavar="NAME", help="environment variable with the key to require")
-    add("--echo-key", action="store_true", help="the 401 body repeats the key that was sent")
+    add("--echo-key", action="store_true",
+        help="401 and --fail-share bodies repeat the key that was sent")  # fmt: skip
     add("--truth-log", type=Path, metavar="FILE", help="append what was really done, JSONL")
     add("--seed", type=argument(Whole(0)), default=0, help="of delays and faults (0)")  # fmt: skip
 

@@ -130,7 +130,7 @@ class Endpoint:
             return _error(refused)
         fault = self._behaviour.faults.of(visit.truth.ordinal, self._behaviour.seed)
         visit.truth.fault = fault.value
-        if failure := self._failure(fault):
+        if failure := self._failure(fault, visit.request):
             return _error(failure)
         if fault is Fault.HANG:
             await asyncio.Event().wait()  # until the client gives up
@@ -167,16 +167,19 @@ class Endpoint:
         return web.Response(body=body, content_type="application/json")
 
     def _wrong_key(self, request: web.Request) -> Refusal | None:
-        sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self._key is None or sent == self._key:
+        if self._key is None or _key_of(request) == self._key:
             return None
-        echoed = f": {sent}" if self._behaviour.echo_key else ""
-        return Refusal(401, "invalid_api_key", f"Incorrect API key provided{echoed}")
+        said = f"Incorrect API key provided{self._echo(request)}"
+        return Refusal(401, "invalid_api_key", said)
 
-    def _failure(self, fault: Fault) -> Refusal | None:
+    def _echo(self, request: web.Request) -> str:
+        return f": {_key_of(request)}" if self._behaviour.echo_key else ""
+
+    def _failure(self, fault: Fault, request: web.Request) -> Refusal | None:
         faults = self._behaviour.faults
         if fault is Fault.FAIL:
-            return Refusal(faults.fail_status, "simulated_failure", "Simulated failure")
+            said = f"Simulated failure{self._echo(request)}"
+            return Refusal(faults.fail_status, "simulated_failure", said)
         if fault is Fault.RATE_LIMIT:
             wait = {"Retry-After": str(faults.retry_after_s)}
             return Refusal(429, "rate_limit_exceeded", "Rate limit reached", wait)
@@ -189,6 +192,10 @@ class Endpoint:
         if self._behaviour.context_tokens:
             card["max_model_len"] = self._behaviour.context_tokens
         return card
+
+
+def _key_of(request: web.Request) -> str:
+    return request.headers.get("Authorization", "").removeprefix("Bearer ")
 
 
 _OVERLOADED = Refusal(503, "overloaded", "Too many requests in flight")
