@@ -23,39 +23,40 @@ unexport PYTHONHOME PYTHONPATH
 
 ##@ Help
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2} \
+	  END {print "\n  Settings: make profile CONCURRENCY=20"; print "  Arguments of demo, serve-demo, simulate, smoke, summary: ARGS=\"--help\""}' Makefile
 
 help-env: $(STAMP) ## All settings: meaning, default, unit
-	@$(PY) scripts/help_env.py
+	@$(PY) scripts/help_env.py $(ARGS)
 
 ##@ Try
 setup: $(STAMP) ## Prepare venv/ (every verb does this by itself when needed)
 	@:
 
 demo: $(STAMP) $(DEMO) ## Measure a small real model on this machine, from nothing to the table
-	@$(PY) scripts/demo.py
+	@$(PY) scripts/demo.py $(ARGS)
 
 serve-demo: $(STAMP) $(DEMO) ## Leave that model running, to point your .env at (PORT=…)
-	@$(PY) scripts/serve_demo.py
+	@$(PY) scripts/serve_demo.py $(ARGS)
 
-simulate: $(STAMP) ## A chat endpoint with known delays (ARGS="--help")
+simulate: $(STAMP) ## A chat endpoint with known delays
 	@$(PY) scripts/simulate_endpoint.py $(ARGS)
 
 ##@ Measure
-smoke: $(STAMP) ## One streamed request: does the endpoint of .env answer? (ARGS="--help")
+smoke: $(STAMP) ## One streamed request: does the endpoint of .env answer?
 	@$(PY) scripts/smoke_stream.py $(ARGS)
 
 warmup: $(STAMP) ## A small run (3 users, 9 requests)
-	@bash scripts/run_aiperf_profile.sh warmup
+	@bash scripts/run_aiperf_profile.sh warmup $(ARGS)
 
 profile: $(STAMP) ## Measure as set in .env (DRY_RUN=1 only shows the command)
-	@bash scripts/run_aiperf_profile.sh profile
+	@bash scripts/run_aiperf_profile.sh profile $(ARGS)
 
 sweep: $(STAMP) ## Measure at each of SWEEP_CONCURRENCIES
-	@bash scripts/run_aiperf_profile.sh sweep
+	@bash scripts/run_aiperf_profile.sh sweep $(ARGS)
 
 summary: $(STAMP) ## Table of the latest run (RUN=folder, OUTPUT_DIR=folder)
-	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"}
+	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"} $(ARGS)
 
 ##@ Develop
 test: $(STAMP) $(DEMO) ## Run the tests (ARGS="-k word")
@@ -82,7 +83,7 @@ format: $(STAMP) $(CHECK) ## Format Python and shell
 	@venv/bin/shfmt -w -i 2 -ci $(SHELL_FILES)
 
 golden: $(STAMP) ## Make the golden files anew from real AIPerf runs
-	@PYTHONPATH=scripts:. $(PY) tests/make_golden.py
+	@PYTHONPATH=scripts:. $(PY) tests/make_golden.py $(ARGS)
 
 bench: $(STAMP) $(DEMO) ## Measure the harness itself (BENCH=name of one)
 	@for file in tests/bench/bench_$${BENCH:-*}.py; do echo "== $$file"; PYTHONPATH=scripts:. $(PY) "$$file" || exit 1; done

@@ -2,7 +2,7 @@
 # The Makefile's verbs inside the container.
 #
 # Usage: entrypoint.sh VERB [KEY=value ...] [ARGUMENT ...]
-#   KEY=value outranks .env, as on make's command line; arguments go to simulate
+#   KEY=value outranks .env, as on make's command line; arguments go to demo, simulate, smoke, summary
 # Exit: the verb's own · 2 unknown verb, no .env, or artifacts/ not writable
 #
 # The verb replaces this shell, so that Ctrl-C and the stop signal reach it.
@@ -20,7 +20,7 @@ die() {
 
 usage() {
   cat <<'TEXT'
-Usage: VERB [KEY=value ...]
+Usage: VERB [KEY=value ...] [ARGUMENT ...]     demo, simulate, smoke, summary take arguments: --help
 
 Try
   demo        Measure a small real model inside the container
@@ -74,9 +74,13 @@ take_words() {
 verb=${1:-help}
 [[ $# -eq 0 ]] || shift
 take_words "$@"
-if [[ ${#arguments[@]} -gt 0 && "$verb" != simulate ]]; then
-  die "$verb: ${arguments[0]} is no KEY=value; write settings as CONCURRENCY=20"
-fi
+case "$verb" in
+  demo | simulate | smoke | summary) ;;
+  *)
+    [[ ${#arguments[@]} -eq 0 ]] ||
+      die "$verb: ${arguments[0]} is no KEY=value; write settings as CONCURRENCY=20"
+    ;;
+esac
 export OUTPUT_DIR=${OUTPUT_DIR:-artifacts} # all else is lost with the container
 
 case "$verb" in
@@ -84,7 +88,7 @@ case "$verb" in
   help-env) exec "$PY" scripts/help_env.py ;;
   smoke)
     need_env_file
-    exec "$PY" scripts/smoke_stream.py
+    exec "$PY" scripts/smoke_stream.py ${arguments[@]+"${arguments[@]}"}
     ;;
   warmup | profile | sweep)
     need_env_file
@@ -93,11 +97,11 @@ case "$verb" in
     ;;
   summary)
     need_artifacts
-    exec "$PY" scripts/summarize_export.py ${RUN:+"$RUN"} --output-dir "$OUTPUT_DIR"
+    exec "$PY" scripts/summarize_export.py ${RUN:+"$RUN"} --output-dir "$OUTPUT_DIR" ${arguments[@]+"${arguments[@]}"}
     ;;
   demo)
     need_artifacts
-    exec "$PY" scripts/demo.py
+    exec "$PY" scripts/demo.py ${arguments[@]+"${arguments[@]}"}
     ;;
   simulate) exec "$PY" scripts/simulate_endpoint.py ${arguments[@]+"${arguments[@]}"} ;;
   *) die "$verb: no such verb; use one of $VERBS" ;;

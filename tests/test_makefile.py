@@ -118,9 +118,25 @@ def test_summary_without_words_passes_none(project: Path) -> None:
     assert make(project, "summary").stdout.splitlines()[1:] == ["<scripts/summarize_export.py>"]
 
 
-def test_smoke_takes_arguments(project: Path) -> None:
-    done = make(project, "smoke", "ARGS=--max-tokens 200")
-    assert "<scripts/smoke_stream.py>\n<--max-tokens>\n<200>" in done.stdout
+@pytest.mark.parametrize(
+    ("verb", "script"),
+    [
+        ("demo", "demo.py"),
+        ("serve-demo", "serve_demo.py"),
+        ("simulate", "simulate_endpoint.py"),
+        ("smoke", "smoke_stream.py"),
+        ("summary", "summarize_export.py"),
+    ],
+)
+def test_a_verb_takes_arguments_and_help_says_so(project: Path, verb: str, script: str) -> None:
+    done = make(project, verb, "ARGS=--one 'two words'")
+    assert f"<scripts/{script}>\n<--one>\n<two words>" in done.stdout
+    assert re.search(rf"^  Arguments of .*\b{verb}\b.*ARGS=", make(project, "help").stdout, re.M)
+
+
+@pytest.mark.parametrize("verb", ["help-env", "warmup", "profile", "sweep"])
+def test_words_for_a_verb_that_takes_none_reach_it_to_be_refused(project: Path, verb: str) -> None:
+    assert make(project, verb, "ARGS=--one").stdout.endswith("<--one>\n")
 
 
 def test_the_limit_of_a_summary_is_left_to_the_script_to_decide(project: Path) -> None:
