@@ -143,8 +143,10 @@ def test_a_stray_word_is_refused(app: Path) -> None:
     assert "--concurrency is no KEY=value" in done.stderr
 
 
-def test_simulate_takes_arguments(app: Path) -> None:
-    assert "<--ttft-ms>\n<50>" in enter(app, "simulate", "--ttft-ms", "50").stdout
+@pytest.mark.parametrize("verb", ["demo", "simulate", "smoke", "summary"])
+def test_a_verb_takes_arguments(app: Path, verb: str) -> None:
+    assert "<--one>\n<two words>\n" in enter(app, verb, "--one", "two words").stdout
+    assert verb in enter(app, "help").stdout.splitlines()[0]
 
 
 def test_a_summary_lands_in_the_mounted_folder_and_takes_a_run_with_spaces(app: Path) -> None:
@@ -179,6 +181,12 @@ def test_the_image_is_python_3_12_slim_and_runs_as_a_plain_user() -> None:
     users = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
     assert users[-1].split(":")[0] not in ("0", "root")
     assert "STOPSIGNAL SIGINT" in DOCKERFILE
+
+
+def test_any_user_may_write_results_and_the_demos_cache() -> None:
+    assert "RUN mkdir -p artifacts .cache && chmod 1777 artifacts .cache\n" in DOCKERFILE
+    cache = (ROOT / "scripts/serve_demo.py").read_text()
+    assert 'parents[1] / ".cache"' in cache
 
 
 def test_everything_that_is_copied_into_the_image_is_there_and_not_ignored() -> None:
