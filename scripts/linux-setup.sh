@@ -39,6 +39,9 @@ as_root() {
 
 has_python() { bash scripts/find_python.sh >/dev/null 2>&1; }
 
+# has_compiler: one package of AIPerf's comes as a wheel for x86_64 only, elsewhere as C source.
+has_compiler() { [[ "$(uname -m)" = x86_64 ]] || command -v cc >/dev/null; }
+
 has_gomp() { PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -q 'libgomp\.so\.1'; }
 
 # is_offered PACKAGE: whether the distribution has it.
@@ -56,6 +59,9 @@ python_packages() {
     if is_offered "python$version"; then
       printf 'python%s\n' "$version"
       [[ "$manager" != apt-get ]] || printf 'python%s-venv\n' "$version"
+      if ! has_compiler; then
+        case "$manager" in apt-get) printf 'python%s-dev\n' "$version" ;; *) printf 'python%s-devel\n' "$version" ;; esac
+      fi
       return 0
     fi
   done
@@ -73,6 +79,7 @@ install_missing() {
   if ! has_gomp; then
     case "$manager" in apt-get) wanted+=(libgomp1) ;; *) wanted+=(libgomp) ;; esac
   fi
+  has_compiler || wanted+=(gcc)
   printf 'Installing %s\n' "${wanted[*]}" >&2
   if [[ "$manager" = apt-get ]]; then
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${wanted[@]}"
@@ -90,7 +97,7 @@ else
   manager=yum
 fi
 
-if command -v make >/dev/null && has_python && has_gomp; then
+if command -v make >/dev/null && has_python && has_gomp && has_compiler; then
   echo 'System packages: all there' >&2
 else
   install_missing
