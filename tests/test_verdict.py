@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,16 @@ import pytest
 from harness.records import read_run
 from harness.summary import summarize
 from harness.verdict import Level, Verdict, judge
-from tests.exports import GOLDEN, cancelled, failed, used, write_aggregate, write_rows
+from tests.exports import (
+    AGGREGATE,
+    GOLDEN,
+    Line,
+    cancelled,
+    failed,
+    used,
+    write_aggregate,
+    write_rows,
+)
 
 
 def verdict_of(folder: Path, max_error_rate_pct: float = 1) -> Verdict:
@@ -22,7 +33,7 @@ def run_with(folder: Path, n_used: int, n_failed: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["clean", "warmup", "burst", "one_piece"])
+@pytest.mark.parametrize("name", ["clean", "warmup", "burst"])
 def test_a_clean_run_is_valid_without_reasons(name: str) -> None:
     assert verdict_of(GOLDEN / name) == Verdict(Level.VALID, ())
 
@@ -87,3 +98,47 @@ def test_every_reason_is_told(tmp_path: Path) -> None:
     write_rows(tmp_path, [used(), failed()])
     write_aggregate(tmp_path, 1, 1, was_cancelled=True, is_complete=False)
     assert len(verdict_of(tmp_path).reasons) == 2
+
+
+NOT_STREAMED = (
+    "the server does not stream: TTFT equals latency in all 24 answers; "
+    "switch streaming on in the server or the proxy before it"
+)
+
+
+def whole(latency_ms: float = 60.0, n_tokens: int = 10) -> Line:
+    """Return a row of an answer that came in one piece."""
+    text = json.dumps(used(latency_ms, latency_ms))
+    return text.replace('"value": 10,', f'"value": {n_tokens},')
+
+
+def test_a_ttft_that_is_the_latency_in_every_answer_is_none(tmp_path: Path) -> None:
+    assert verdict_of(GOLDEN / "one_piece").level is Level.INVALID
+    assert verdict_of(GOLDEN / "one_piece").texts == (NOT_STREAMED,)
+    shutil.copy(GOLDEN / "one_piece" / AGGREGATE, tmp_path)  # without the rows
+    assert verdict_of(tmp_path).texts == (NOT_STREAMED,)
+
+
+def test_the_aggregate_of_a_streamed_run_alone_is_valid(tmp_path: Path) -> None:
+    shutil.copy(GOLDEN / "burst" / AGGREGATE, tmp_path)
+    assert verdict_of(tmp_path).level is Level.VALID
+
+
+@pytest.mark.parametrize(
+    ("rows", "level"),
+    [
+        ([whole(60.1), whole(7.3)], Level.INVALID),
+        ([whole(60.1), used(60.1, 60.1 + 1e-12)], Level.INVALID),
+        ([whole(), whole(), whole(n_tokens=1), failed()], Level.INVALID),
+        ([whole()], Level.VALID),
+        ([whole(n_tokens=1), whole(n_tokens=1)], Level.VALID),
+        ([whole(), whole(), whole(), used(59.99, 60)], Level.VALID),
+    ],
+)
+def test_only_several_answers_of_several_tokens_show_that_nothing_streams(
+    tmp_path: Path, rows: list[Line], level: Level
+) -> None:
+    n_failed = rows.count(failed())
+    write_rows(tmp_path, rows)
+    write_aggregate(tmp_path, len(rows) - n_failed, n_failed)
+    assert verdict_of(tmp_path, max_error_rate_pct=50).level is level

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from harness import stats
 from harness.metrics import (
     ERROR_RATE,
+    INTER_TOKEN_LATENCY,
     LATENCIES,
     OUTPUT_TOKEN_THROUGHPUT,
     OUTPUT_TOKEN_THROUGHPUT_PER_USER,
     RATES,
+    REQUEST_LATENCY,
     REQUEST_THROUGHPUT,
+    TTFT,
     Metric,
 )
 from harness.records import Counts, ErrorGroup, Records, Spread
@@ -50,8 +53,9 @@ class Summary:
     """What one run shows.
 
     ``incomplete`` says why the run did not reach its end, empty if it did. ``errors`` are the
-    failed requests grouped, the largest group first. ``notes`` are what a reader must know about
-    the figures, `p99_note` apart.
+    failed requests grouped, the largest group first. ``n_in_one_piece`` counts the answers of
+    several tokens if each of them came in one piece, as from a server that does not stream; else
+    it is 0. ``notes`` are what a reader must know about the figures, `p99_note` apart.
     """
 
     latencies: tuple[Latency, ...]
@@ -61,6 +65,7 @@ class Summary:
     was_cancelled: bool
     incomplete: str
     errors: tuple[ErrorGroup, ...]
+    n_in_one_piece: int
     notes: tuple[str, ...]
 
     @property
@@ -103,6 +108,7 @@ def summarize(records: Records) -> Summary:
         was_cancelled=records.was_cancelled,
         incomplete=records.incomplete,
         errors=records.errors,
+        n_in_one_piece=_n_in_one_piece(records),
         notes=(*records.notes, *_reading_notes(records)),
     )
 
@@ -125,6 +131,31 @@ def _spread(records: Records, tag: str) -> Spread:
         return of_aiperf or _NOTHING
     p50, p95, p99 = (stats.quantile(values, q) for q in (0.50, 0.95, 0.99))
     return Spread(p50, p95, p99, stats.mean(values), len(values))
+
+
+def _n_in_one_piece(records: Records) -> int:
+    """Count the answers of several tokens if all have their TTFT as latency; 0 if any has not."""
+    if not records.n_used or not records.columns[TTFT.tag]:
+        return _n_in_one_piece_by_aggregate(records)
+    tags = (TTFT.tag, REQUEST_LATENCY.tag, _OUTPUT_TOKENS)
+    n = 0
+    for ttft_ms, latency_ms, n_tokens in zip(*(records.columns[t] for t in tags), strict=True):
+        if n_tokens > 1 and not math.isnan(ttft_ms):
+            if not math.isclose(ttft_ms, latency_ms):
+                return 0
+            n += 1
+    return n
+
+
+def _n_in_one_piece_by_aggregate(records: Records) -> int:
+    """Do likewise without rows; only answers of several tokens have an inter-token latency."""
+    spreads = records.facts.spreads if records.facts else {}
+    if any(metric.tag not in spreads for metric in LATENCIES):
+        return 0
+    ttft, latency = spreads[TTFT.tag], spreads[REQUEST_LATENCY.tag]
+    pairs = zip(ttft.figures_ms, latency.figures_ms, strict=True)
+    are_equal = all(a is not None and b is not None and math.isclose(a, b) for a, b in pairs)
+    return spreads[INTER_TOKEN_LATENCY.tag].n if are_equal else 0
 
 
 def _rate(metric: Metric, records: Records) -> float | None:

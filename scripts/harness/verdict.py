@@ -9,6 +9,8 @@ from enum import StrEnum
 from harness.metrics import ERROR_RATE
 from harness.summary import Summary
 
+_FEWEST_IN_ONE_PIECE = 2
+
 
 class Level(StrEnum):
     """How far the figures can be trusted."""
@@ -46,8 +48,12 @@ class Verdict:
 
 
 def judge(summary: Summary, max_error_rate_pct: float) -> Verdict:
-    """Judge a run: INVALID if it was cut short, nothing succeeded, or too many requests failed."""
-    reasons = (*_cut_short(summary), *_failures(summary, max_error_rate_pct))
+    """Judge a run: INVALID if it was cut short, too many requests failed, or nothing streamed."""
+    reasons = (
+        *_cut_short(summary),
+        *_failures(summary, max_error_rate_pct),
+        *_not_streamed(summary),
+    )
     return Verdict(Level.INVALID if reasons else Level.VALID, reasons)
 
 
@@ -57,6 +63,14 @@ def _cut_short(summary: Summary) -> Iterator[Reason]:
         yield Reason(figure, "", "run it again and let it end")
     elif summary.incomplete:
         yield Reason(f"the run is not complete: {summary.incomplete}", "", "run it again")
+
+
+def _not_streamed(summary: Summary) -> Iterator[Reason]:
+    """Find a TTFT that means nothing; one answer in one piece may be chance."""
+    n = summary.n_in_one_piece
+    if n >= _FEWEST_IN_ONE_PIECE:
+        figure = f"the server does not stream: TTFT equals latency in all {n} answers"
+        yield Reason(figure, "", "switch streaming on in the server or the proxy before it")
 
 
 def _failures(summary: Summary, max_error_rate_pct: float) -> Iterator[Reason]:
