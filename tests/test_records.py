@@ -166,6 +166,14 @@ def test_a_server_with_a_new_error_each_time_does_not_fill_the_memory(tmp_path: 
     assert sum(group.n for group in records.errors) == 400
 
 
+def test_a_request_that_ran_out_of_time_says_so(tmp_path: Path) -> None:
+    error = {"type": "TimeoutError", "message": "TimeoutError()", "cause": "CancelledError()"}
+    row = failed(None) | {"error": error}  # as AIPerf 0.13.0 writes it
+    (group,) = read_run(write_rows(tmp_path, [row, row])).errors
+    told = "no answer within the time limit (REQUEST_TIMEOUT_SECONDS)"
+    assert (group.n, group.message, group.text) == (2, told, f"TimeoutError: {told}")
+
+
 def test_an_error_body_tells_its_message(tmp_path: Path) -> None:
     body = '{\n  "error": {"message": "out of memory", "type": "server_error"}\n}'
     (group,) = read_run(write_rows(tmp_path, [failed(500, body)])).errors

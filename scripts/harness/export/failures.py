@@ -12,6 +12,9 @@ from harness.texts import one_line, said_in, scrub
 
 Scrub = Callable[[str], str]
 
+#: AIPerf's name for a request given up at --request-timeout-seconds; it tells only Python's words.
+_TIMEOUT = "TimeoutError"
+_LATE = "no answer within the time limit (REQUEST_TIMEOUT_SECONDS)"
 _KEPT_GROUPS = 50  # a server that answers each request with another text must not fill the memory
 _KEPT_CHARS = 1000
 
@@ -44,7 +47,9 @@ class ErrorRow(msgspec.Struct, gc=False):
     cause: str | None = None
 
     def told(self) -> str:
-        """Return the answer's body or, where none came, the innermost cause."""
+        """Return the answer's body or, where none came, the time-out or the innermost cause."""
+        if self.code is None and self.type == _TIMEOUT:
+            return _LATE
         return (self.cause if self.code is None else None) or self.message or ""
 
 
