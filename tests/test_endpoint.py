@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,13 +139,15 @@ def test_a_silent_name_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_server_that_accepts_and_says_nothing_is_told() -> None:
-    with silent() as url, pytest.raises(EndpointError, match=r"no answer within 0\.3 s"):
+    told = r"no answer from /v1/models within 0\.3 s"
+    with silent() as url, pytest.raises(EndpointError, match=told):
         look(url, None, timeout_s=0.3)
 
 
 def test_a_server_that_hangs_up_is_told() -> None:
-    with hanging_up() as url, pytest.raises(EndpointError, match="closed the connection"):
-        look(url, None)
+    told = "closed the connection when asked for /lab/v1/models"
+    with hanging_up() as url, pytest.raises(EndpointError, match=told):
+        look(url + "/lab", None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse what a full queue drops")
@@ -161,7 +164,8 @@ def test_an_address_that_swallows_packets_is_told() -> None:
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_given_up() -> None:
-    with dripping() as url, pytest.raises(EndpointError, match=r"no answer within 0\.3 s"):
+    told = r"no answer from /v1/models within 0\.3 s"
+    with dripping() as url, pytest.raises(EndpointError, match=told):
         look(url, None, timeout_s=0.3)
 
 
@@ -247,6 +251,72 @@ def test_a_server_that_refuses_stream_options_reports_no_usage() -> None:
 def test_events_that_are_no_json_hold_no_usage() -> None:
     with canned({CHAT: [Canned(200, 'data: {"us\n\ndata: 3\n\n: note\n\n', EVENTS)]}) as server:
         assert not reports_usage(server.url, None, "m", 5.0)
+
+
+class OneAfterTheOther(list[Canned]):
+    """Answers of which each is given once."""
+
+    def __iter__(self) -> Iterator[Canned]:
+        while self:
+            yield self.pop(0)
+
+
+AT_ONCE = {"Retry-After": "0"}
+USAGE = stream('{"usage": {"completion_tokens": 2}}')
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_server_is_asked_again(status: int) -> None:
+    busy = Canned(status, headers=AT_ONCE)
+    with canned({CHAT: OneAfterTheOther([busy, busy, busy, USAGE])}) as server:
+        assert reports_usage(server.url, None, "m", 20.0)
+
+
+@pytest.mark.parametrize("status", [429, 502])
+def test_a_server_that_stays_busy_does_not_say_and_the_run_goes_on(status: int) -> None:
+    with canned({CHAT: [Canned(status, headers=AT_ONCE)]}) as server:
+        assert not reports_usage(server.url, None, "m", 20.0)
+        assert len(server.seen) == 4
+
+
+def clock(sleep: Callable[..., object]) -> SimpleNamespace:
+    """Return a stand-in for the module ``time`` as one room sees it: other threads sleep on."""
+    return SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+
+
+def test_a_busy_server_is_given_the_pause_that_it_asks_for_up_to_two_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses_s: list[float] = []
+    monkeypatch.setattr("harness.endpoint.time", clock(pauses_s.append))
+    waits = [Canned(429, headers={"Retry-After": wait}) for wait in ("1", "600")]
+    dated = Canned(503, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})
+    with canned({CHAT: OneAfterTheOther([*waits, dated, USAGE])}) as server:
+        assert reports_usage(server.url, None, "m", 20.0)
+    assert pauses_s == [1.0, 2.0, 0.8]
+
+
+def test_no_pause_outlasts_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.endpoint.time", clock(pytest.fail))
+    with canned({CHAT: [Canned(429, headers={"Retry-After": "2"})]}) as server:
+        assert not reports_usage(server.url, None, "m", 1.5)
+        assert len(server.seen) == 1
+
+
+def test_a_server_that_breaks_off_or_never_answers_does_not_say() -> None:
+    with hanging_up() as url:
+        assert not reports_usage(url, None, "m", 5.0)
+    for unanswered in (silent(), dripping()):
+        with unanswered as url:
+            assert not reports_usage(url, None, "m", 0.3)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refusal_is_told_at_once(status: int) -> None:
+    with canned({CHAT: [Canned(status, headers=AT_ONCE)]}) as server:
+        with pytest.raises(EndpointError, match=f"HTTP {status}"):
+            reports_usage(server.url, None, "m", 5.0)
+        assert [seen.path for seen in server.seen].count(CHAT) == 1
 
 
 def test_a_model_that_is_not_served_is_told_with_those_that_are() -> None:

@@ -39,12 +39,17 @@ class Cause:
 
 
 def explain_exception(
-    error: BaseException, base: str, key: str | None = None, waited_s: float | None = None
+    error: BaseException,
+    base: str,
+    key: str | None = None,
+    waited_s: float | None = None,
+    asked: str = "",
 ) -> EndpointError:
     """Return why no answer came, from the errors of any HTTP client.
 
     The cause is looked for along the chain of errors, in the standard library's own classes, and
-    only last in names. ``waited_s`` is the time limit that applied (seconds).
+    only last in names. ``waited_s`` is the time limit that applied (seconds), ``asked`` the path
+    that was asked for: another one may still be answered.
     """
     chain = tuple(_chain(error))
     url = urlsplit(base)
@@ -52,7 +57,7 @@ def explain_exception(
         if cause := find(chain, url):
             break
     else:
-        cause = _timeout(chain, waited_s) or _broken_off(chain) or _unknown(error)
+        cause = _timeout(chain, waited_s, asked) or _broken_off(chain, asked) or _unknown(error)
     return _error(base, cause, key)
 
 
@@ -183,7 +188,7 @@ _FINDERS: tuple[Callable[[Chain, SplitResult], Cause | None], ...] = (
 )
 
 
-def _timeout(chain: Chain, waited_s: float | None) -> Cause | None:
+def _timeout(chain: Chain, waited_s: float | None, asked: str) -> Cause | None:
     names = {type(error).__name__ for error in chain}
     if not (names & _TIMEOUTS or any(isinstance(error, TimeoutError) for error in chain)):
         return None
@@ -192,7 +197,8 @@ def _timeout(chain: Chain, waited_s: float | None) -> Cause | None:
         remedy = "check address and port of AIPERF_URL; a firewall or VPN may swallow the packets"
         return Cause(f"no connection {within}", remedy)
     remedy = "the server may hang, be busy or still be loading the model: see its log"
-    return Cause(f"time-out: no answer {within}", remedy)
+    answer = f"answer from {asked}" if asked else "answer"
+    return Cause(f"time-out: no {answer} {within}", remedy)
 
 
 _TIMEOUTS = {"ConnectTimeout", "ReadTimeout", "WriteTimeout", "PoolTimeout", "APITimeoutError"}
@@ -200,12 +206,13 @@ _WHILE_CONNECTING = {"ConnectTimeout", "URLError"}
 _BROKEN_OFF = {"RemoteProtocolError", "ReadError", "WriteError", "IncompleteRead", "BadStatusLine"}
 
 
-def _broken_off(chain: Chain) -> Cause | None:
+def _broken_off(chain: Chain, asked: str) -> Cause | None:
     names = {type(error).__name__ for error in chain}
     if not (names & _BROKEN_OFF or any(isinstance(error, ConnectionError) for error in chain)):
         return None
     remedy = "see the server's log; if this is a TLS port, write https:// in AIPERF_URL"
-    return Cause("the server closed the connection, or does not speak HTTP", remedy)
+    when = f" when asked for {asked}" if asked else ""
+    return Cause(f"the server closed the connection{when}, or does not speak HTTP", remedy)
 
 
 def _unknown(error: BaseException) -> Cause:

@@ -54,6 +54,8 @@ _VERSION_TIMEOUT_S = 2.0
 _GRACE_S = 1.0  # for a server that answers just within its time-out
 _MAX_BODY_BYTES = 1 << 20
 _BRIEF_TOKENS = 2
+_PAUSES_S = (0.2, 0.4, 0.8)  # before a busy server is asked again
+_LONGEST_PAUSE_S = 2.0
 #: What can go wrong while asking; name look-ups and our own time limits raise OSErrors.
 _TRANSPORT_ERRORS = (OSError, httpx2.HTTPError, httpx2.InvalidURL)
 
@@ -137,7 +139,8 @@ def look(base: str, key: str | None, timeout_s: float = 5.0, how: Access = DIREC
         limit_s = timeout_s + _GRACE_S
         reply = _within(limit_s, lambda: _ask(base + _MODELS_PATH, key, None, timeout_s, how))
     except _TRANSPORT_ERRORS as error:
-        raise explain_exception(error, base, key, timeout_s) from None
+        asked = urlsplit(base).path + _MODELS_PATH
+        raise explain_exception(error, base, key, timeout_s, asked) from None
     if _is_refusal(reply):
         raise _explained(reply, base, key)
     version = None if base == OPENAI_BASE else _version(base, how)
@@ -149,16 +152,18 @@ def reports_usage(
 ) -> bool:
     """Tell whether the server counts tokens itself: one streamed request of two tokens.
 
-    Raises EndpointError when the request fails for another reason than asking for the count.
+    A busy server is asked a few times, all within ``timeout_s``; one that then still is, or breaks
+    off, does not say: the run will tell more. Raises EndpointError when the request is refused for
+    another reason than asking for the count.
     """
-    limit = "max_tokens"
+    limit, deadline_s = "max_tokens", time.monotonic() + timeout_s
     try:
-        reply = _chat(base, key, _brief(model, limit), timeout_s, how)
+        reply = _patiently(base, key, _brief(model, limit), deadline_s, how)
         if swapped := other_limit(limit, reply.status, reply.body):
-            reply = _chat(base, key, _brief(model, swapped), timeout_s, how)
-    except _TRANSPORT_ERRORS as error:
-        raise explain_exception(error, base, key, timeout_s) from None
-    if reply.status in (400, 422) and "stream_options" in reply.body:
+            reply = _patiently(base, key, _brief(model, swapped), deadline_s, how)
+    except _TRANSPORT_ERRORS:
+        return False
+    if _is_busy(reply) or (reply.status in (400, 422) and "stream_options" in reply.body):
         return False
     if reply.status != HTTPStatus.OK:
         raise explain_refusal(reply, base, key, model, how)
@@ -313,10 +318,40 @@ def _brief(model: str, limit: str) -> dict[str, object]:
     }
 
 
-def _chat(
-    base: str, key: str | None, fields: Mapping[str, object], timeout_s: float, how: Access
+def _patiently(
+    base: str, key: str | None, fields: Mapping[str, object], deadline_s: float, how: Access
 ) -> Reply:
-    return _ask(base + CHAT_PATH, key, json.dumps(fields).encode(), timeout_s, how)
+    """Send one chat request, up to three times more while the server is busy or failing.
+
+    TimeoutError after ``deadline_s`` (of the monotonic clock).
+    """
+    url, body = base + CHAT_PATH, json.dumps(fields).encode()
+    reply = _once(url, key, body, deadline_s - time.monotonic(), how)
+    for default_s in _PAUSES_S:
+        pause_s = _asked_pause_s(reply, default_s)
+        if not _is_busy(reply) or time.monotonic() + pause_s >= deadline_s:
+            break
+        time.sleep(pause_s)
+        reply = _once(url, key, body, deadline_s - time.monotonic(), how)
+    return reply
+
+
+def _once(url: str, key: str | None, body: bytes, timeout_s: float, how: Access) -> Reply:
+    if timeout_s <= 0:
+        raise TimeoutError
+    return _within(timeout_s, lambda: _ask(url, key, body, timeout_s, how))
+
+
+def _is_busy(reply: Reply) -> bool:
+    """Tell whether the same request may succeed a little later."""
+    return reply.status == HTTPStatus.TOO_MANY_REQUESTS or reply.status // 100 == 5
+
+
+def _asked_pause_s(reply: Reply, default_s: float) -> float:
+    """Return the pause that the server asks for, as far as it is short."""
+    asked = reply.headers.get("retry-after", "").strip()
+    is_number = asked.isascii() and asked.isdigit()  # else a date
+    return min(float(asked), _LONGEST_PAUSE_S) if is_number else default_s
 
 
 def _events(stream: str) -> Iterator[Mapping[str, object]]:
