@@ -27,7 +27,12 @@ def problems_of(path: Path, kind: str = "single_turn") -> list[str]:
 def test_japanese_prompts_are_ordinary_input(tmp_path: Path) -> None:
     text = '{"text": "富士山の高さは？", "output_length": 50}\n{"text": "東京の人口は？"}\n'
     assert check_prompts(file_of(tmp_path, text), "single_turn") == 2
-    assert check_prompts(file_of(tmp_path, "\ufeff" + text), "single_turn") == 2
+
+
+def test_a_byte_order_mark_is_told_once_since_aiperf_cannot_read_it(tmp_path: Path) -> None:
+    (line,) = problems_of(file_of(tmp_path, '\ufeff{"text": "a"}\n{bad\n'))
+    assert "byte order mark" in line
+    assert "without BOM" in line
 
 
 def test_a_missing_file_is_told() -> None:
@@ -51,8 +56,42 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ['[{"text": "a"}, {"text": "b"}]', '\n[\n{"text": "a"},\n{"text": "b"}\n]\n']
+)
+def test_a_file_that_is_one_array_is_told_once(tmp_path: Path, text: str) -> None:
+    (line,) = problems_of(file_of(tmp_path, text))
+    assert line.endswith("is one JSON array; write one object a line")
+
+
+def test_arrays_a_line_are_told_by_line(tmp_path: Path) -> None:
+    lines = problems_of(file_of(tmp_path, "[1]\n[2]\n"))
+    assert [line.split(": ")[1] for line in lines] == ['is not a JSON object; write {"text"'] * 2
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", '"\\ud83d"', "[" * 100_000])
+def test_what_only_python_takes_for_json_is_told(tmp_path: Path, value: str) -> None:
+    (line,) = problems_of(file_of(tmp_path, f'{{"text": "a", "extra": {{"x": {value}}}}}'))
+    assert "is not JSON" in line
+
+
+def test_a_whole_surrogate_pair_is_json(tmp_path: Path) -> None:
+    assert check_prompts(file_of(tmp_path, '{"text": "\\ud83d\\ude00"}'), "single_turn") == 1
+
+
+def test_a_random_pool_may_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    assert "holds no prompt file" in problems_of(tmp_path, "random_pool")[0]
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "c"}\n')
+    assert check_prompts(tmp_path, "random_pool") == 3
+    (tmp_path / "c.jsonl").write_text("")
+    assert "c.jsonl: is empty" in problems_of(tmp_path, "random_pool")[0]
+
+
+@pytest.mark.parametrize(
     ("line", "told"),
     [
+        ('{"text": "a", "extra": {"stream": false}}', '"extra" holds "stream"'),
         ('{"text": "a", "max_tokens": 5}', '"max_tokens"; did you mean "output_length"?'),
         ('{"text": "a", "prompt": "b"}', '"prompt"; did you mean "text"?'),
         ('{"text": "a", "output_lenght": 5}', 'did you mean "output_length"?'),

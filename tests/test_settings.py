@@ -91,10 +91,28 @@ def test_all_problems_are_told_together(tmp_path: Path) -> None:
         "CONCURENCY is no setting; did you mean CONCURRENCY?",
         "MAX_ERROR_RATE: '101' is not valid; set a number from 0 to 100",
         ".env:5: is not KEY=value",
-        "MODEL: is not set",
     ):
         assert any(part in line for line in lines), (part, lines)
-    assert len(lines) == 6
+    assert len(lines) == 5
+
+
+def test_a_missing_model_is_told_with_the_other_problems(tmp_path: Path) -> None:
+    lines = problems_of(tmp_path, "CONCURRENCY=0\n")
+    assert [line.split(":")[0] for line in lines] == ["CONCURRENCY", "MODEL"]
+
+
+@pytest.mark.parametrize("text", ["MODEL m\n", "MODEL=日本".encode("shift_jis"), b"M\0O\0"])
+def test_a_model_that_may_stand_in_what_cannot_be_read_is_not_called_missing(
+    tmp_path: Path, text: str | bytes
+) -> None:
+    (line,) = problems_of(tmp_path, text)
+    assert line.startswith(".env")
+
+
+def test_a_file_that_cannot_be_opened_is_the_only_problem(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {})
+    assert len(caught.value.lines()) == 1
 
 
 def test_a_misspelt_variable_on_makes_command_line_is_told(tmp_path: Path) -> None:
@@ -102,6 +120,98 @@ def test_a_misspelt_variable_on_makes_command_line_is_told(tmp_path: Path) -> No
     assert lines == [
         "make: CONCURENCY is no setting; did you mean CONCURRENCY? Rename or remove it"
     ]
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("MODLE", "MODEL"),
+        ("model", "MODEL"),
+        ("CONCURENCY", "CONCURRENCY"),
+        ("AIPERF_ULR", "AIPERF_URL"),
+        ("OUTPUT_TOKEN_MEAN", "OUTPUT_TOKENS_MEAN"),
+        ("TOKENISER", "TOKENIZER"),
+        ("OPENAI_APIKEY", "OPENAI_API_KEY"),
+        ("DRYRUN", "DRY_RUN"),
+        ("PROT", "PORT"),
+    ],
+)
+def test_a_slip_is_told_once_with_the_key_that_was_meant(
+    tmp_path: Path, slip: str, meant: str
+) -> None:
+    model = "" if meant == "MODEL" else "MODEL=m\n"
+    lines = problems_of(tmp_path, f"{model}{slip}=x\n{LAB}")
+    assert lines == [f".env: {slip} is no setting; did you mean {meant}? Rename or remove it"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MODE", "MODES", "MODELS", "MODELS_DIR", "MODEL_NAME", "MODULE", "NODE", "HF_TOKEN", "PATH_TO",
+     "PATH", "HOST", "PORTS", "POST", "SORT", "REPORT", "RUNS", "NUR", "DATABASE", "PYTHONPATH",
+     "OPENAI_API_BASE", "OPENAI_BASE_URL", "AIPERF_HTTP_TRUST_ENV", "AIPERF_SERVICE_HEALTH_PORT"],
+)  # fmt: skip
+def test_a_name_of_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    assert settings_of(tmp_path, f"MODEL=m\n{name}=x\n{LAB}").model == "m"
+
+
+def test_a_key_with_two_values_is_told_with_both_lines(tmp_path: Path) -> None:
+    text = "# mine\nMODEL=m\n\n\nOPENAI_API_KEY=one\nOPENAI_API_KEY=two\n" + LAB
+    assert problems_of(tmp_path, text) == [
+        ".env: OPENAI_API_KEY has different values in lines 5 and 6; keep one of them"
+    ]
+
+
+def test_a_key_given_twice_alike_and_a_strangers_key_are_left_alone(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, "MODEL=m\nMODEL=m\nOTHER=1\nOTHER=2\n" + LAB).model == "m"
+
+
+def test_a_bad_line_after_blank_ones_is_named_by_its_own_number(tmp_path: Path) -> None:
+    (line,) = problems_of(tmp_path, "MODEL=m\r\n\r\n\r\nnonsense\r\n")
+    assert line.startswith(".env:4: ")
+
+
+@pytest.mark.parametrize("key", ["CONCURRENCY", "RANDOM_SEED", "SWEEP_CONCURRENCIES"])
+def test_absurdly_many_digits_are_told_in_one_short_line(tmp_path: Path, key: str) -> None:
+    (line,) = problems_of(tmp_path, f"MODEL=m\n{key}={'9' * 5000}\n{LAB}")
+    assert line.startswith(f"{key}: '999")
+    assert "whole number" in line
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("MODEL=a,b", "a comma would make it two"),
+        ("MODEL=-x", "does not start with -"),
+        ('MODEL="a\tb"', "without control characters"),
+        ("MODEL=a\u200bb", "without invisible characters"),
+        ("MODEL=m\nTOKENIZER=a\x1bb", "TOKENIZER: 'a\\x1bb' is not valid; set a Hugging Face"),
+    ],
+)
+def test_a_text_that_would_not_arrive_as_it_looks_is_told(
+    tmp_path: Path, line: str, told: str
+) -> None:
+    (problem,) = problems_of(tmp_path, f"{line}\n{LAB}")
+    assert told in problem
+
+
+def test_a_path_may_hold_any_space_that_can_be_typed(tmp_path: Path) -> None:
+    text = "MODEL=m\nINPUT_FILE=質問　集 1.jsonl\n" + LAB
+    assert settings_of(tmp_path, text).input_file == "質問　集 1.jsonl"
+
+
+@pytest.mark.parametrize(
+    "written", ["stream:false, model:x,top_k:1", '{"model": "x", "stream": false, "top_k": 1}']
+)
+def test_extra_inputs_must_not_change_what_the_harness_sets(tmp_path: Path, written: str) -> None:
+    assert problems_of(tmp_path, f"MODEL=m\nEXTRA_INPUTS={written}\n{LAB}") == [
+        f'EXTRA_INPUTS: "{name}" is set by the harness; remove it' for name in ("model", "stream")
+    ]
+
+
+def test_extra_inputs_hold_no_number_that_json_lacks(tmp_path: Path) -> None:
+    (line,) = problems_of(tmp_path, 'MODEL=m\nEXTRA_INPUTS={"top_p": NaN}\n' + LAB)
+    assert "NaN is no JSON value" in line
 
 
 def test_unknown_keys_that_resemble_nothing_are_left_alone(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from harness.address import base_url
+from harness.errors import ConfigError, UsageError
 
 T_co = TypeVar("T_co", covariant=True)
 Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
@@ -16,6 +18,30 @@ Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 _YES = ("1", "true", "yes", "on")
 _NO = ("0", "false", "no", "off")
 _LAST_PORT = 65535
+_MOST_DIGITS = 18  # more is no count, and Python itself refuses to read thousands of digits
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # control characters, half surrogate pairs, line separators
+#: Fields of a request without which it would not be the one that is measured.
+SET_BY_HARNESS = frozenset(("messages", "model", "stream", "stream_options"))
+
+
+def read_json(text: str) -> Json:
+    """Return the value of a JSON text, as strictly as AIPerf reads it; else ValueError says why.
+
+    Python alone would take NaN, Infinity and half a surrogate pair, which no server has to read.
+    """
+    try:
+        value: Json = json.loads(text, parse_constant=_no_json)
+        written = json.dumps(value, ensure_ascii=False) if "\\u" in text else text
+        written.encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair stands alone") from None
+    return value
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON value")
 
 
 class Kind(Protocol[T_co]):
@@ -32,17 +58,36 @@ class Kind(Protocol[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Any text, as written."""
+    """Any text, as written, that no control character makes look like another."""
 
     hint: str = "text"
 
     def parse(self, text: str) -> str:
         """Return the text itself."""
+        if any(unicodedata.category(char) in _CONTROLS for char in text):
+            raise ValueError(f"{self.expected()} without control characters")
         return text
 
     def expected(self) -> str:
         """Say what the text is."""
         return self.hint
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName(Text):
+    """The name of one model: AIPerf takes a comma for the start of a second, - for an option."""
+
+    hint: str = "a model name"
+
+    def parse(self, text: str) -> str:
+        """Return the name itself; a copied zero-width space is told too, since nobody sees it."""
+        if "," in text:
+            raise ValueError("the name of one model: a comma would make it two")
+        if text.startswith("-"):
+            raise ValueError("a model name that does not start with -")
+        if any(unicodedata.category(char) == "Cf" for char in text):
+            raise ValueError("a model name without invisible characters")
+        return Text.parse(self, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +111,10 @@ class Whole:
 
     def parse(self, text: str) -> int:
         """Return the number; only ASCII digits count, so that 1_000 and １０ are asked about."""
-        if not (text.isascii() and text.isdigit()) or int(text) < self.least:
+        number = _digits(text)
+        if number is None or number < self.least:
             raise ValueError(self.expected())
-        return int(text)
+        return number
 
     def expected(self) -> str:
         """Say the range."""
@@ -81,9 +127,10 @@ class Port:
 
     def parse(self, text: str) -> int:
         """Return the port. A larger number must not reach a server: some wrap it round."""
-        if not (text.isascii() and text.isdigit()) or int(text) > _LAST_PORT:
+        number = _digits(text)
+        if number is None or number > _LAST_PORT:
             raise ValueError(self.expected())
-        return int(text)
+        return number
 
     def expected(self) -> str:
         """Say the range."""
@@ -179,10 +226,21 @@ class ExtraInputs:
     """Fields added to each request: ``name:value,name:value`` or one JSON object."""
 
     def parse(self, text: str) -> Mapping[str, Json]:
-        """Return the fields; values that read as JSON (50, true) take its type, others are text."""
+        """Return the fields; values that read as JSON (50, true) take its type, others are text.
+
+        Raises ConfigError with one line for each field that the harness sets itself.
+        """
         if text.lstrip().startswith("{"):
-            return self._from_json(text)
-        return dict(self._pair(part) for part in text.split(",") if part.strip())
+            fields = self._from_json(text)
+        else:
+            fields = dict(self._pair(part) for part in text.split(",") if part.strip())
+        taken = sorted(SET_BY_HARNESS & fields.keys())
+        if taken:
+            what = '"{}" is set by the harness'
+            raise ConfigError(
+                [UsageError("EXTRA_INPUTS", what.format(name), "remove it") for name in taken]
+            )
+        return fields
 
     def expected(self) -> str:
         """Say both forms."""
@@ -190,7 +248,7 @@ class ExtraInputs:
 
     def _from_json(self, text: str) -> Mapping[str, Json]:
         try:
-            fields = json.loads(text)
+            fields = read_json(text)
         except ValueError as error:
             raise ValueError(f"{self.expected()} (not JSON: {error})") from None
         if not isinstance(fields, dict):
@@ -202,7 +260,13 @@ class ExtraInputs:
         if not (name and colon and value):
             raise ValueError(self.expected())
         try:
-            typed: Json = json.loads(value)
+            typed = read_json(value)
         except ValueError:
             typed = value
         return name.strip(), typed
+
+
+def _digits(text: str) -> int | None:
+    """Return a number written in plain digits; None for anything else and for absurdly many."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return int(text) if is_number else None

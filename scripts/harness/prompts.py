@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from harness.errors import ConfigError, UsageError
-from harness.kinds import Json
+from harness.kinds import SET_BY_HARNESS, Json, read_json
 
 _MEDIA = frozenset(["text", "texts", "image", "images", "audio", "audios", "video", "videos"])
 _TURN = _MEDIA | frozenset(
@@ -48,16 +48,34 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 _MOONCAKE_PROMPTS = ("input_length", "text_input", "messages", "payload")
 _MEANT = {"prompt": "text", "content": "text", "max_tokens": "output_length"}
 _MOST_TOLD = 10
+_BOM = "\ufeff"
 
 
 def check_prompts(path: Path, kind: str) -> int:
     """Return how many prompts ``path`` holds, checked as AIPerf's data set type ``kind``.
 
-    Raises ConfigError with one line a problem (at most ten): missing, empty, not JSON at line N, a
-    key that AIPerf would silently ignore, a value of the wrong type.
+    A random_pool may be a folder of files. Raises ConfigError with one line a problem (at most
+    ten): not JSON at line N, a key that AIPerf would silently ignore, a value of the wrong type;
+    UsageError for a file that is missing, empty or in another form as a whole.
     """
     if kind == "random_pool" and path.is_dir():
-        return len(list(path.iterdir()))
+        return sum(_check_file(file, kind) for file in _files_of(path))
+    return _check_file(path, kind)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files that AIPerf reads as pools: those directly in the folder."""
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    if not files:
+        remedy = "put files of one JSON object a line there (prompts/README.md)"
+        raise UsageError(str(folder), "holds no prompt file", remedy)
+    return files
+
+
+def _check_file(path: Path, kind: str) -> int:
     n_prompts = 0
     problems: list[UsageError] = []
     for where, line in _lines(path):
@@ -66,7 +84,7 @@ def check_prompts(path: Path, kind: str) -> int:
         if len(problems) >= _MOST_TOLD:
             break
     if problems:
-        raise ConfigError(problems)
+        raise _array(path) or ConfigError(problems)
     if not n_prompts:
         raise UsageError(str(path), "is empty", "write one JSON object a line (prompts/README.md)")
     return n_prompts
@@ -75,21 +93,39 @@ def check_prompts(path: Path, kind: str) -> int:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (file:line, text) for each line that is not blank."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
+                if number == 1 and line.startswith(_BOM):
+                    what = "starts with a byte order mark (BOM), which AIPerf cannot read"
+                    raise UsageError(str(path), what, "save it as UTF-8 without BOM")
                 if line.strip():
                     yield f"{path}:{number}", line
     except UnicodeDecodeError:
         raise UsageError(str(path), "is not UTF-8", "save it as UTF-8") from None
     except OSError as error:
-        remedy = "check INPUT_FILE; see prompts/README.md for examples"
-        raise UsageError(str(path), f"cannot be read ({error.strerror})", remedy) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    remedy = "check INPUT_FILE; see prompts/README.md for examples"
+    return UsageError(str(path), f"cannot be read ({error.strerror})", remedy)
+
+
+def _array(path: Path) -> UsageError | None:
+    """Return what to say of a file that is one JSON array, which a line each would hide."""
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    try:
+        is_array = text.startswith("[") and isinstance(read_json(text), list)
+    except ValueError:
+        return None
+    remedy = "write one object a line"
+    return UsageError(str(path), "is one JSON array", remedy) if is_array else None
 
 
 def _wrong(line: str, kind: str) -> Iterator[tuple[str, str]]:
     """Yield (what, remedy) for each problem of one line."""
     try:
-        row: Json = json.loads(line)
+        row = read_json(line)
     except ValueError as error:
         yield f"is not JSON ({error})", "write one JSON object a line"
         return
@@ -133,6 +169,9 @@ def _wrong_values(row: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     length = row.get("output_length")
     if isinstance(length, int) and length < 1:
         yield f'"output_length" is {length}', "give 1 or more"
+    extra = row.get("extra")
+    for name in sorted(SET_BY_HARNESS.intersection(extra if isinstance(extra, dict) else ())):
+        yield f'"extra" holds "{name}", which the harness sets', "remove it"
 
 
 def _unknown(row: Mapping[str, Json], known: frozenset[str]) -> Iterator[tuple[str, str]]:

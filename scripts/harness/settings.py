@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dotenv.parser import parse_stream
+from dotenv.parser import Binding, parse_stream
 
 from harness.address import OPENAI_BASE
 from harness.errors import ConfigError, UsageError
@@ -25,6 +25,7 @@ from harness.kinds import (
     Flag,
     Json,
     Kind,
+    ModelName,
     Number,
     Text,
     Whole,
@@ -34,6 +35,8 @@ from harness.kinds import (
 T = TypeVar("T")
 
 SECRET = "***"
+_SHOWN_CHARS = 100
+_LONG_NAME = 7  # letters
 #: Keys of `.env` that are handed on to AIPerf and its libraries as they are.
 HANDED_ON = (
     "AIPERF_",
@@ -85,9 +88,7 @@ def _key(
 class Settings:
     """What the person asked for, checked. None stands for "not set"; units are in the meanings."""
 
-    model: str = _key(
-        "Endpoint", Text("a model name"), "Model name as the server knows it.", required=True
-    )
+    model: str = _key("Endpoint", ModelName(), "Model name as the server knows it.", required=True)
     aiperf_url: str | None = _key(
         "Endpoint",
         Address(),
@@ -268,11 +269,14 @@ def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
     when empty. Raises ConfigError with every problem found.
     """
     in_file, problems = _read_env_file(env_file)
-    problems += _misspelt(in_file, env_file.name)
-    problems += _misspelt(_make_arguments(environ), "make")
+    is_whole = not problems  # else a missing key may stand in what could not be read
+    slips = [*_slips(in_file, env_file.name), *_slips(_make_arguments(environ), "make")]
+    problems += [problem for _, problem in slips]
     texts = _texts(in_file, environ)
     values, wrong = _parse(texts)
     problems += wrong
+    if is_whole:
+        problems += _missing({*texts, *(meant for meant, _ in slips)})
     if not problems:
         key, notices, problems = _key_to_send(values, in_file, environ)
         values |= {"openai_api_key": key, "notices": notices}
@@ -319,15 +323,34 @@ def _read_env_file(path: Path) -> tuple[dict[str, str], list[UsageError]]:
         return {}, [UsageError(path.name, str(error.strerror), "make it a readable file")]
     except UnicodeDecodeError:
         return {}, [UsageError(path.name, "is not UTF-8", "save it as UTF-8")]
-    values: dict[str, str] = {}
-    problems = []
+    if "\0" in text:
+        return {}, [UsageError(path.name, "holds NUL characters", "save it as UTF-8")]
+    lines: dict[str, list[tuple[int, str]]] = {}
+    problems: list[UsageError] = []
     for line in parse_stream(io.StringIO(text)):
         if line.error or (line.key and line.value is None):
-            where = f"{path.name}:{line.original.line}"
+            where = f"{path.name}:{_number(line)}"
             problems.append(UsageError(where, "is not KEY=value", "mend or remove the line"))
         elif line.key:
-            values[line.key] = line.value or ""
-    return values, problems
+            lines.setdefault(line.key, []).append((_number(line), line.value or ""))
+    problems += _contested(lines, path.name)
+    return {key: found[-1][1] for key, found in lines.items()}, problems
+
+
+def _number(line: Binding) -> int:
+    """Return the line's number; python-dotenv counts from the blank lines before it."""
+    text = line.original.string
+    blank = text[: len(text) - len(text.lstrip())]
+    return line.original.line + len(re.findall(r"\r\n|\n|\r", blank))
+
+
+def _contested(lines: Mapping[str, list[tuple[int, str]]], file: str) -> Iterator[UsageError]:
+    """Find keys of ours that are given more than once, with different values."""
+    for key, found in lines.items():
+        if len({value for _, value in found}) > 1 and (key in _KEYS or key.startswith(HANDED_ON)):
+            *first, last = (str(number) for number, _ in found)
+            what = f"{key} has different values in lines {', '.join(first)} and {last}"
+            yield UsageError(file, what, "keep one of them")
 
 
 def _texts(in_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -338,26 +361,33 @@ def _texts(in_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, 
 
 def _parse(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[UsageError]]:
     values: dict[str, Any] = {}
-    problems = []
+    problems: list[UsageError] = []
     for entry in table():
         text = texts.get(entry.key)
         if text is None:
-            if entry.required:
-                problems.append(_missing(entry))
             continue
         try:
             values[entry.key.lower()] = entry.kind.parse(text)
+        except ConfigError as several:
+            problems += several.problems
         except UsageError as problem:
             problems.append(problem)
         except ValueError as expected:
-            shown = SECRET if entry.secret else repr(text)
+            shown = SECRET if entry.secret else _shortened(text)
             problems.append(UsageError(entry.key, f"{shown} is not valid", f"set {expected}"))
     return values, problems
 
 
-def _missing(entry: Entry) -> UsageError:
-    remedy = f"copy .env.example to .env and set {entry.key} there, or try `make demo` first"
-    return UsageError(entry.key, "is not set", remedy)
+def _shortened(text: str) -> str:
+    cut = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+    return repr(cut)
+
+
+def _missing(present: set[str]) -> Iterator[UsageError]:
+    for entry in table():
+        if entry.required and entry.key not in present:
+            remedy = f"copy .env.example to .env and set {entry.key} there"
+            yield UsageError(entry.key, "is not set", f"{remedy}, or try `make demo` first")
 
 
 def _key_to_send(
@@ -401,14 +431,33 @@ def _make_arguments(environ: Mapping[str, str]) -> Iterator[str]:
     yield from re.findall(r"(?:^|(?<=\s))([A-Z][A-Z0-9_]*)=", variables)
 
 
-def _misspelt(names: Mapping[str, str] | Iterator[str], where: str) -> list[UsageError]:
-    problems = []
-    known = _KEYS | set(VERB_ARGUMENTS)
+def _slips(names: Iterable[str], where: str) -> Iterator[tuple[str, UsageError]]:
+    """Yield each setting of which a name is a slip, with what to say."""
     for name in names:
-        # AIPerf's own variables resemble ours: only a slip of a letter or two is told
-        cutoff = 0.95 if name.startswith("AIPERF_") else 0.85
-        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=cutoff)
-        if near and name not in known:
-            remedy = f"did you mean {near[0]}? Rename or remove it"
-            problems.append(UsageError(where, f"{name} is no setting", remedy))
-    return problems
+        if meant := _meant(name):
+            remedy = f"did you mean {meant}? Rename or remove it"
+            yield meant, UsageError(where, f"{name} is no setting", remedy)
+
+
+def _meant(name: str) -> str | None:
+    """Return the setting of which ``name`` is a slip, None for one of ours and for a stranger.
+
+    A short name has too many honest neighbours (MODE, MODELS): there only swapped letters count.
+    """
+    known = _KEYS | set(VERB_ARGUMENTS)
+    if name in known:
+        return None
+    written = name.upper()
+    swapped = [key for key in known if len(key) > 3 and _is_swapped(written, key)]
+    # AIPerf's own variables resemble ours: only a slip of a letter or two is told
+    cutoff = 0.95 if name.startswith("AIPERF_") else 0.85
+    long = [key for key in known if len(key) >= _LONG_NAME]
+    near = swapped or difflib.get_close_matches(written, long, n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def _is_swapped(written: str, key: str) -> bool:
+    """Tell whether two letters side by side changed places, or none but capitals differ."""
+    differing = [i for i, (a, b) in enumerate(zip(written, key, strict=False)) if a != b]
+    is_pair = len(differing) == 2 and differing[1] == differing[0] + 1
+    return sorted(written) == sorted(key) and (is_pair or not differing)
