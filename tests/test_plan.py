@@ -26,6 +26,13 @@ def test_counts_may_be_set_and_zero_warm_up_is_zero() -> None:
     assert (plan.n_requests, plan.n_warmup) == (100, 0)
 
 
+def test_fewer_requests_than_users_is_a_contradiction_of_a_profile_only() -> None:
+    with pytest.raises(UsageError, match="never be reached"):
+        make_plan(settings(request_count=5), "profile")
+    assert make_plan(settings(request_count=5), "sweep", 2).n_requests == 6
+    assert make_plan(settings(request_count=5), "warmup").n_requests == 9
+
+
 def test_a_warm_up_run_is_small_whatever_is_set() -> None:
     plan = make_plan(settings(concurrency=50, request_count=500), "warmup")
     assert (plan.concurrency, plan.n_requests, plan.n_warmup) == (3, 9, 0)
@@ -55,6 +62,11 @@ def test_each_run_draws_its_own_seed_unless_one_is_set() -> None:
 def test_points_of_a_sweep_never_share_a_seed() -> None:
     seeds = {make_plan(settings(random_seed=7), "sweep", point).seed for point in (1, 5, 10)}
     assert len(seeds) == 3
+
+
+def test_a_number_of_thousands_of_digits_is_no_mode() -> None:
+    with pytest.raises(UsageError, match="is none"):
+        parse_mode("sweep_" + "9" * 5000)
 
 
 def test_modes_are_parsed() -> None:

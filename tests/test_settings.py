@@ -232,11 +232,6 @@ def test_sweep_points_are_different_positive_numbers(tmp_path: Path, points: str
         assert settings_of(tmp_path, text).sweep_concurrencies == (1, 5, 10, 20, 50)
 
 
-def test_fewer_requests_than_users_is_a_contradiction(tmp_path: Path) -> None:
-    lines = problems_of(tmp_path, "MODEL=m\nREQUEST_COUNT=5\n" + LAB)
-    assert "never be reached" in lines[0]
-
-
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     assert problems_of(tmp_path, "MODEL=日本".encode("shift_jis"))[0].startswith(
         ".env: is not UTF-8"

@@ -502,6 +502,8 @@ def linux(
 ) -> subprocess.CompletedProcess[str]:
     release = machine / "os-release"
     release.write_text(name)
+    if not (machine / "bin" / "uname").exists():
+        executable(machine / "bin" / "uname", "echo x86_64")
     return run("bash", "scripts/linux-setup.sh", OS_RELEASE=str(release), **environment)
 
 
@@ -533,6 +535,18 @@ def test_debian_gets_python_with_venv_and_then_make_setup(machine: Path, run: Ru
     assert apt.read_text().splitlines()[1].endswith(" python3.11 python3.11-venv libgomp1")
     assert "sudo apt-get" in done.stderr
     assert made.read_text() == "setup\n"
+
+
+def test_a_machine_without_wheels_gets_a_compiler(machine: Path, run: Run) -> None:
+    executable(machine / "bin" / "uname", "echo aarch64")
+    apt = logging(machine, "apt-get")
+    executable(machine / "bin" / "apt-cache", '[ "$2" != python3.12 ] || echo offered')
+    logging(machine, "ldconfig", "echo libgomp.so.1")
+    logging(machine, "make")
+    linux(machine, run, "ID=debian\n")
+    assert (
+        apt.read_text().splitlines()[-1].endswith(" python3.12 python3.12-venv python3.12-dev gcc")
+    )
 
 
 def test_red_hat_gets_python_by_dnf_and_root_needs_no_sudo(machine: Path, run: Run) -> None:

@@ -40,7 +40,7 @@ def parse_mode(word: str) -> tuple[Mode, int | None]:
         return "warmup", None
     if word == "profile":
         return "profile", None
-    if found := re.fullmatch(r"sweep_([1-9][0-9]*)", word, re.ASCII):
+    if found := re.fullmatch(r"sweep_([1-9][0-9]{0,17})", word, re.ASCII):
         return "sweep", int(found[1])
     remedy = "use warmup, profile, sweep or sweep_<concurrency>, such as sweep_5"
     raise UsageError("MODE", f"{word!r} is none", remedy)
@@ -49,7 +49,8 @@ def parse_mode(word: str) -> tuple[Mode, int | None]:
 def make_plan(settings: Settings, mode: Mode, point: int | None = None) -> Plan:
     """Return the load of one run; ``point`` is the concurrency of a sweep's point.
 
-    A sweep's point never has fewer than 3 requests a user, whatever REQUEST_COUNT says.
+    A sweep's point never has fewer than 3 requests a user, whatever REQUEST_COUNT says. Raises
+    UsageError where a profile's REQUEST_COUNT would never reach its CONCURRENCY.
     """
     if mode == "warmup":
         concurrency, n_requests, n_warmup = WARMUP_CONCURRENCY, WARMUP_REQUESTS, 0
@@ -61,6 +62,10 @@ def make_plan(settings: Settings, mode: Mode, point: int | None = None) -> Plan:
         concurrency = settings.concurrency
         n_requests = _or(settings.request_count, REQUESTS_PER_USER * concurrency)
         n_warmup = _or(settings.warmup_requests, concurrency)
+        if n_requests < concurrency:
+            what = f"{n_requests} is below CONCURRENCY {concurrency}, which would never be reached"
+            remedy = f"raise it ({REQUESTS_PER_USER} × CONCURRENCY is the default)"
+            raise UsageError("REQUEST_COUNT", what, remedy)
     name = _name(settings, mode, concurrency)
     return Plan(name, mode, concurrency, n_requests, n_warmup, _seed(settings, point))
 

@@ -217,6 +217,7 @@ def _all_failed(
         )
         what, remedy = cause.what, cause.remedy
     else:
-        what, remedy = most.message, "check the server; `make smoke` sends one request"
+        what = most.message
+        remedy = "see the server's log; `make smoke` sends one request and says how it is answered"
     what = f"all {records.n_failed} requests failed: {what}"
     return EndpointError(target.base, what, f"{remedy} (details in {partial})")

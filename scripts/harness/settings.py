@@ -280,8 +280,6 @@ def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
     if not problems:
         key, notices, problems = _key_to_send(values, in_file, environ)
         values |= {"openai_api_key": key, "notices": notices}
-    if not problems:
-        problems = _contradictions(values)
     if problems:
         raise ConfigError(problems)
     handed_on = {
@@ -415,14 +413,6 @@ def _key_to_send(
         )
         return None, (notice,), []
     return key or None, (), []
-
-
-def _contradictions(values: Mapping[str, Any]) -> list[UsageError]:
-    concurrency, count = values.get("concurrency", 10), values.get("request_count")
-    if count is not None and count < concurrency:
-        what = f"{count} is below CONCURRENCY {concurrency}, which would never be reached"
-        return [UsageError("REQUEST_COUNT", what, "raise it (3 × CONCURRENCY is the default)")]
-    return []
 
 
 def _make_arguments(environ: Mapping[str, str]) -> Iterator[str]:
