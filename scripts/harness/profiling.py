@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness import endpoint, provenance, tokenizer
 from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
-from harness.endpoint import Access, EndpointFacts
 from harness.console import reason_in
+from harness.endpoint import Access, EndpointFacts
 from harness.engine import EngineExit, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
 from harness.plan import Plan

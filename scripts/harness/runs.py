@@ -36,7 +36,8 @@ def working_folder(
 ) -> Iterator[Path]:
     """Yield an empty ``<name>.partial``, held by this process alone until the block ends.
 
-    ``on_leftover`` gets the archive's place of a ``.partial`` that an earlier run left. Raises UsageError when the place cannot be written or another run into this name is under way.
+    ``on_leftover`` gets the archive's place of a ``.partial`` that an earlier run left. Raises
+    UsageError when the place cannot be written or another run into this name is under way.
     """
     partial = artifacts / f"{name}{PARTIAL}"
     with _lock(artifacts, name):
