@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.command import as_typed, build_argv, build_environment, child_environment
+from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
 from harness.plan import make_plan
 from harness.settings import Settings
 from harness.tokenizer import TokenizerChoice
@@ -148,3 +148,20 @@ def test_aiperf_accepts_every_flag_as_it_is_meant() -> None:
     text = done.stdout[done.stdout.index("{") :]
     for part in ('"a b"', '"$(x), y"', '"min_tokens":50', '"never"'):
         assert part in text, part
+
+
+def test_exported_secrets_are_hidden_and_other_values_are_not() -> None:
+    lines = as_exported(
+        {
+            "HF_TOKEN": "hf_abc",
+            "AIPERF_API_KEY": "k",
+            "TIKTOKEN_CACHE_DIR": "/data/bpe",
+            "HTTPS_PROXY": "http://me:pw@proxy:3128",
+        }
+    ).splitlines()
+    assert lines == [
+        "export HF_TOKEN='***'",
+        "export AIPERF_API_KEY='***'",
+        "export TIKTOKEN_CACHE_DIR=/data/bpe",
+        "export HTTPS_PROXY='http://***@proxy:3128'",
+    ]

@@ -17,7 +17,7 @@ from harness.tokenizer import TokenizerChoice
 
 # ZMQ socket paths lie under TMPDIR and must fit into a Unix socket address: 104 bytes on macOS.
 _LONGEST_TMPDIR = 49
-_SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
+_SECRET_NAME = re.compile("(^|_)(TOKEN|KEY|SECRET|PASSWORD)S?(_|$)")
 
 
 def build_argv(
