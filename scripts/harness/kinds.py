@@ -7,11 +7,12 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from harness.address import base_url
 from harness.errors import ConfigError, UsageError
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 
@@ -200,25 +201,25 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class WholeList:
-    """Different whole numbers, separated by commas, each no smaller than ``least``."""
+class Listed(Generic[T]):
+    """Different values of one kind, separated by commas; ``plural`` says of which."""
 
-    least: int
+    item: Kind[T]
+    plural: str
 
-    def parse(self, text: str) -> tuple[int, ...]:
-        """Return the numbers in the order written."""
-        item = Whole(self.least)
+    def parse(self, text: str) -> tuple[T, ...]:
+        """Return the values in the order written."""
         try:
-            numbers = tuple(item.parse(part.strip()) for part in text.split(","))
+            values = tuple(self.item.parse(part.strip()) for part in text.split(","))
         except ValueError:
             raise ValueError(self.expected()) from None
-        if len(set(numbers)) != len(numbers):
+        if len(set(values)) != len(values):
             raise ValueError(self.expected())
-        return numbers
+        return values
 
     def expected(self) -> str:
         """Say the form."""
-        return f"different whole numbers, {self.least} or more, separated by commas"
+        return f"different {self.plural}, separated by commas"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,15 +25,16 @@ from harness.kinds import (
     Flag,
     Json,
     Kind,
+    Listed,
     ModelName,
     Number,
     Text,
     Whole,
-    WholeList,
 )
 
 T = TypeVar("T")
 
+_POSITIVE_NUMBERS = Listed(Whole(1), "whole numbers, 1 or more")
 SECRET = "***"
 _SHOWN_CHARS = 100
 _LONG_NAME = 7  # letters
@@ -49,7 +50,17 @@ HANDED_ON = (
     "NO_PROXY",
 )
 #: Names that verbs take on make's command line; they are no settings, and no typing errors either.
-VERB_ARGUMENTS = ("DRY_RUN", "DEBUG", "RUN", "OUTPUT_DIR", "ENV_FILE", "PORT", "PYTHON", "ARGS")
+VERB_ARGUMENTS = (
+    "DRY_RUN",
+    "DEBUG",
+    "FRESH",
+    "RUN",
+    "OUTPUT_DIR",
+    "ENV_FILE",
+    "PORT",
+    "PYTHON",
+    "ARGS",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +88,20 @@ def _key(
     required: bool = False,
 ) -> T:
     """Declare one setting: a row of the table, see Entry."""
-    value = kind.parse(default) if default else None
+    value = kind.parse(default) if default else _unset(kind)
     row = {"kind": kind, "default": default, "shown": shown, "group": group, "meaning": meaning}
     metadata = row | {"secret": secret, "required": required}
     declared: T = field(default=value, metadata=metadata, repr=not secret)  # type: ignore[assignment]
     return declared
 
 
+def _unset(kind: Kind[object]) -> object:
+    return () if isinstance(kind, Listed) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the person asked for, checked. None stands for "not set"; units are in the meanings."""
+    """What the person asked for, checked; None or () is "not set". Units are in the meanings."""
 
     model: str = _key("Endpoint", ModelName(), "Model name as the server knows it.", required=True)
     aiperf_url: str | None = _key(
@@ -167,8 +182,53 @@ class Settings:
         "Seed of prompts and sampling; without it each run draws its own and records it.",
         shown="drawn anew",
     )
+    request_rate: float | None = _key(
+        "Load",
+        Number(0, above=True),
+        "Requests to send a second, whether or not earlier ones are answered.",
+    )
+    arrival_pattern: str = _key(
+        "Load",
+        Choice(("poisson", "constant", "gamma")),
+        "How the requests of REQUEST_RATE are spread over time.",
+        default="poisson",
+    )
+    benchmark_duration: float | None = _key(
+        "Load",
+        Number(0, above=True),
+        "Measure for so long (seconds) instead of counting requests.",
+    )
+    more_urls: tuple[str, ...] = _key(
+        "Load",
+        Listed(Address(), "addresses"),
+        "Further servers of the same model: requests go to AIPERF_URL and these in turn.",
+    )
     sweep_concurrencies: tuple[int, ...] = _key(
-        "Load", WholeList(1), "Points of make sweep.", default="1,5,10,20,50"
+        "Sweep",
+        _POSITIVE_NUMBERS,
+        "Concurrencies of make sweep.",
+        default="1,5,10,20,50",
+    )
+    sweep_input_tokens: tuple[int, ...] = _key(
+        "Sweep",
+        _POSITIVE_NUMBERS,
+        "Prompt lengths of make sweep, each at every concurrency; empty = INPUT_TOKENS_MEAN only.",
+    )
+    sweep_output_tokens: tuple[int, ...] = _key(
+        "Sweep",
+        _POSITIVE_NUMBERS,
+        "Output lengths of make sweep, likewise; empty = OUTPUT_TOKENS_MEAN only.",
+    )
+    sweep_request_rates: tuple[float, ...] = _key(
+        "Sweep",
+        Listed(Number(0, above=True), "numbers above 0"),
+        "Request rates of make sweep (a second), in place of concurrencies.",
+    )
+    reset_kv_cache: bool = _key(
+        "Sweep",
+        Flag(),
+        "1 = AIPerf asks the server to empty its prefix cache before each run (vLLM, SGLang).",
+        default="0",
     )
     tokenizer: str | None = _key(
         "Tokens",
@@ -193,6 +253,69 @@ class Settings:
         Number(0, 100),
         "A run with a larger share of failed requests is INVALID (%).",
         default="1",
+    )
+    max_length_miss: float = _key(
+        "Limits",
+        Number(0, 100),
+        "Share of answers that may be more than 10 % off the length asked for, else SUSPECT (%).",
+        default="10",
+    )
+    max_count_miss: float = _key(
+        "Limits",
+        Number(0, 100),
+        "Largest difference of the client's and the server's token counts, else SUSPECT (%).",
+        default="5",
+    )
+    max_queue: float = _key(
+        "Limits",
+        Number(0),
+        "Longest wait inside the client (p95) as a share of p95 TTFT, else SUSPECT (%).",
+        default="10",
+    )
+    min_concurrency: float = _key(
+        "Limits",
+        Number(0, 100),
+        "Least share of CONCURRENCY that was really in flight, else SUSPECT (%).",
+        default="80",
+    )
+    max_cached: float = _key(
+        "Limits",
+        Number(0, 100),
+        "Share of prompt tokens that may come from the server's prefix cache, else SUSPECT (%).",
+        default="1",
+    )
+    max_drift: float = _key(
+        "Limits",
+        Number(0),
+        "Largest change of median latency from a run's first third to its last, else SUSPECT (%).",
+        default="25",
+    )
+    run_time_limit: float | None = _key(
+        "Limits",
+        Number(0, above=True),
+        "A run that takes longer is stopped and keeps what it has (seconds).",
+        shown="from the requests and REQUEST_TIMEOUT_SECONDS",
+    )
+    slo_ttft_p95_ms: float | None = _key(
+        "SLO", Number(0, above=True), "Longest p95 time to first token (ms)."
+    )
+    slo_itl_p95_ms: float | None = _key(
+        "SLO", Number(0, above=True), "Longest p95 inter-token latency (ms)."
+    )
+    slo_latency_p99_ms: float | None = _key(
+        "SLO", Number(0, above=True), "Longest p99 request latency (ms)."
+    )
+    slo_error_rate_pct: float | None = _key(
+        "SLO", Number(0, 100), "Largest share of failed requests (%)."
+    )
+    capacity_engine: str = _key(
+        "SLO",
+        Choice(("harness", "aiperf")),
+        "What searches in make capacity: the harness, or AIPerf's own recipe (minutes a probe).",
+        default="harness",
+    )
+    capacity_limit: int = _key(
+        "SLO", Whole(1), "Most concurrent users that make capacity tries.", default="256"
     )
     ui_type: str | None = _key(
         "Display",
