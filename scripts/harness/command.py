@@ -89,7 +89,16 @@ def as_typed(argv: list[str]) -> str:
 
 
 def _load(settings: Settings, plan: Plan) -> list[str]:
-    argv = ["--concurrency", str(plan.concurrency), "--request-count", str(plan.n_requests)]
+    argv = []
+    if plan.request_rate is not None:
+        pattern = settings.arrival_pattern
+        argv += ["--request-rate", f"{plan.request_rate:g}", "--arrival-pattern", pattern]
+    if plan.concurrency is not None:
+        argv += ["--concurrency", str(plan.concurrency)]
+    if plan.n_requests is not None:
+        argv += ["--request-count", str(plan.n_requests)]
+    if plan.duration_s is not None:
+        argv += ["--benchmark-duration", f"{plan.duration_s:g}"]
     if plan.n_warmup:  # AIPerf rejects 0
         argv += ["--warmup-request-count", str(plan.n_warmup)]
     return [*argv, "--request-timeout-seconds", f"{settings.request_timeout_seconds:g}"]
@@ -105,5 +114,5 @@ def _prompts(settings: Settings, plan: Plan) -> list[str]:
         *("--synthetic-input-tokens-mean", str(settings.input_tokens_mean)),
         *("--synthetic-input-tokens-stddev", str(settings.input_tokens_stddev)),
         # One prompt a request, warm-up included: a prompt sent twice would hit the prefix cache.
-        *("--num-dataset-entries", str(plan.n_requests + plan.n_warmup)),
+        *("--num-dataset-entries", str(plan.n_prompts)),
     ]

@@ -352,6 +352,8 @@ class Settings:
     )
     handed_on: Mapping[str, str] = field(default_factory=dict, repr=False)
     notices: tuple[str, ...] = ()
+    #: Whether a person set CONCURRENCY: a default must not limit an open loop.
+    concurrency_is_set: bool = False
 
     @property
     def base(self) -> str:
@@ -410,7 +412,8 @@ def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
         for k, v in in_file.items()
         if k.startswith(HANDED_ON) and k not in _KEYS and k not in environ
     }
-    return Settings(**values, handed_on=handed_on)
+    is_set = "concurrency" in values
+    return Settings(**values, handed_on=handed_on, concurrency_is_set=is_set)
 
 
 def redacted(settings: Settings) -> dict[str, object]:
