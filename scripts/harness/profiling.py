@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import endpoint, provenance, tokenizer
+from harness.cells import KEY, cell_key
 from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
 from harness.console import reason_in
-from harness.endpoint import Access, EndpointFacts
+from harness.endpoint import Access, EndpointFacts, Server
 from harness.engine import EngineExit, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
 from harness.plan import Plan
+from harness.probes import NEW_LIMIT, OLD_LIMIT, Limit, Question, brief
 from harness.records import Records, read_run
 from harness.render import about_line, write_summary
 from harness.runs import (
@@ -33,17 +35,23 @@ from harness.verdict import Verdict, judge
 Talk = Callable[[str], None]
 CONSOLE_LOG = "aiperf_console.log"
 LOOK_TIMEOUT_S = 5.0
-_USAGE_TIMEOUT_S = 30.0
+_BRIEF_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The server as it showed itself before the run, and the tokenizer chosen for its model."""
+    """The server as it showed itself before the run, and the tokenizer chosen for its model.
+
+    ``legacy_max_tokens``: it takes the output length as max_tokens only. ``notes`` say what was
+    changed against the settings for it.
+    """
 
     base: str
     access: Access
     facts: EndpointFacts
     tokenizer: TokenizerChoice
+    legacy_max_tokens: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +64,26 @@ class Outcome:
 
 
 def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
-    """Ask the server for its models and choose the tokenizer: seconds, even if nothing answers.
+    """Ask the server for its models and one short answer, and choose the tokenizer.
 
-    Raises EndpointError when the server cannot be reached or refuses the key.
+    Raises EndpointError when the server cannot be reached, refuses the key or the request (a model
+    that it does not serve), or does not stream. One that is busy is left to the run.
     """
     base, key = settings.base, settings.openai_api_key
     access = endpoint.access(base, {**settings.handed_on, **environ})
     facts = endpoint.look(base, key, LOOK_TIMEOUT_S, access)
     roots = {model.id: model.root for model in facts.models or ()}
-
-    def reports_usage() -> bool:
-        timeout_s = min(settings.request_timeout_seconds, _USAGE_TIMEOUT_S)
-        return endpoint.reports_usage(base, key, settings.model, timeout_s, access)
-
+    asked: Limit = OLD_LIMIT if settings.use_legacy_max_tokens else NEW_LIMIT
+    question = Question(settings.model, limit=asked, extra=settings.extra_inputs)
+    timeout_s = min(settings.request_timeout_seconds, _BRIEF_TIMEOUT_S)
+    answer = brief(Server(base, key, access), question, timeout_s)
     resolve = tokenizer.hugging_face({**settings.handed_on, **environ})
     files = tokenizer.offline_files()
-    choice = tokenizer.choose(settings, roots, resolve, reports_usage, files)
-    return Target(base, access, facts, choice)
+    counts = answer is not None and answer.usage is not None
+    choice = tokenizer.choose(settings, roots, resolve, lambda: counts, files)
+    understood = (answer.limit if answer else None) or asked
+    notes = () if understood == asked else (f"the server takes no {asked}: {understood} is sent",)
+    return Target(base, access, facts, choice, understood == OLD_LIMIT, notes)
 
 
 def preview(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> str:
@@ -110,7 +121,7 @@ def measure(
         if ended.status and not records.incomplete:
             records = replace(records, incomplete=f"AIPerf ended with status {ended.status}")
         summary = summarize(records)
-        verdict = judge(summary, max_error_rate_pct=settings.max_error_rate)
+        verdict = _judged(settings, summary)
         facts: dict[str, object] = {"level": verdict.level, "reasons": list(verdict.texts)}
         write_manifest(partial, read_manifest(partial) | {"verdict": facts})
         write_summary(summary, verdict, about_line(partial), partial)
@@ -119,6 +130,26 @@ def measure(
         if ended.interrupted or ended.status:
             raise _failed(settings, ended, partial)
         return Outcome(publish(partial), summary, verdict)
+
+
+def read_outcome(settings: Settings, folder: Path) -> Outcome:
+    """Return a finished run, judged by today's limits.
+
+    Raises DataError where it cannot be read.
+    """
+    summary = summarize(read_run(folder, _scrubber(settings)))
+    return Outcome(folder, summary, _judged(settings, summary))
+
+
+def key_of(settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str]) -> str:
+    """Return the key of this run, see `harness.cells`."""
+    version = provenance.version_of("aiperf")
+    prompts = _prompts_hash(settings)
+    return cell_key(settings, plan, target.tokenizer, target.facts, prompts, version, environ)
+
+
+def _judged(settings: Settings, summary: Summary) -> Verdict:
+    return judge(summary, max_error_rate_pct=settings.max_error_rate)
 
 
 def _announcement(settings: Settings, plan: Plan, target: Target) -> str:
@@ -136,13 +167,15 @@ def _run(
     talk: Talk,
 ) -> EngineExit:
     """Run AIPerf and leave command.txt, its console log and run.json in ``partial``."""
-    argv = build_argv(settings, plan, target.tokenizer, target.base, partial)
+    asked = replace(settings, use_legacy_max_tokens=target.legacy_max_tokens)
+    argv = build_argv(asked, plan, target.tokenizer, target.base, partial)
     exported = build_environment(settings, target.tokenizer)
     write_text(partial / "command.txt", as_exported(exported) + as_typed(argv) + "\n")
     manifest = _manifest(settings, plan, target) | {"argv": argv, "started": now_utc()}
 
     def record_origin() -> None:  # in the seconds in which AIPerf starts, so that it costs none
         manifest.update(versions=provenance.versions(), machine=provenance.machine())
+        manifest[KEY] = key_of(settings, plan, target, environ)
         write_manifest(partial, manifest)
 
     def say_stopping() -> None:
@@ -168,7 +201,6 @@ def _run(
 
 def _manifest(settings: Settings, plan: Plan, target: Target) -> dict[str, object]:
     """Return what is known before the run; the rest is added as it becomes known."""
-    prompts = settings.input_file
     return {
         "name": plan.name,
         "mode": plan.mode,
@@ -177,8 +209,13 @@ def _manifest(settings: Settings, plan: Plan, target: Target) -> dict[str, objec
         "plan": dataclasses.asdict(plan),
         "tokenizer": dataclasses.asdict(target.tokenizer),
         "endpoint": {"url": target.base, **dataclasses.asdict(target.facts)},
-        "prompts_hash": provenance.content_hash(Path(prompts)) if prompts else None,
+        "prompts_hash": _prompts_hash(settings),
     }
+
+
+def _prompts_hash(settings: Settings) -> str | None:
+    prompts = settings.input_file
+    return provenance.content_hash(Path(prompts)) if prompts else None
 
 
 def _scrubber(settings: Settings) -> Callable[[str], str]:

@@ -18,7 +18,7 @@ _NAMED = ("aiperf", "transformers", "tiktoken", "openai")
 
 def versions() -> dict[str, object]:
     """Return the versions of what shapes a figure: Python, packages, the harness's commit."""
-    packages: dict[str, object] = {name: _version(name) for name in _NAMED}
+    packages: dict[str, object] = {name: version_of(name) for name in _NAMED}
     commit = _output(["git", "-C", str(HARNESS), "rev-parse", "HEAD"])
     changes = _output(["git", "-C", str(HARNESS), "status", "--porcelain", "-uno"])
     state: dict[str, object] = {
@@ -65,7 +65,8 @@ def content_hash(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import endpoint
-from harness.errors import HarnessError, StoppedError
+from harness.cells import finished
+from harness.errors import DataError, HarnessError, StoppedError
 from harness.metrics import LATENCIES, RATES
 from harness.plan import Plan
-from harness.profiling import LOOK_TIMEOUT_S, Outcome, Talk, Target, measure
-from harness.runs import shelve, write_text
+from harness.profiling import (
+    LOOK_TIMEOUT_S,
+    Outcome,
+    Talk,
+    Target,
+    key_of,
+    measure,
+    read_outcome,
+)
+from harness.runs import now_utc, read_manifest, shelve, write_text
 from harness.settings import Settings
 from harness.summary import Summary
 from harness.table import Column, Table, number, to_md, to_text, to_tsv
@@ -23,11 +32,18 @@ _FAILED = "FAILED"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One concurrency of a sweep, with its outcome or the reason why there is none."""
+    """One cell of a sweep, with its outcome or the reason why there is none.
 
+    ``settings`` and ``plan`` are the cell's own. ``measured`` is when the run ended (ISO 8601,
+    UTC; empty where it failed); ``reused`` tells that it was measured by an earlier sweep.
+    """
+
+    settings: Settings
     plan: Plan
     outcome: Outcome | None
-    problem: str
+    problem: str = ""
+    measured: str = ""
+    reused: bool = False
 
     @property
     def word(self) -> str:
@@ -60,10 +76,10 @@ def run_sweep(
     for number_, plan in enumerate(plans, 1):
         talk(f"[{number_}/{len(plans)}] CON={plan.concurrency}")
         try:
-            points.append(_run_point(settings, plan, target, environ, talk))
+            points.append(run_cell(settings, plan, target, environ, talk, fresh=True))
         except (StoppedError, KeyboardInterrupt) as stop:
             stopped = stop if isinstance(stop, StoppedError) else _stopped(plan)
-            points.append(Point(plan, None, stopped.what))
+            points.append(Point(settings, plan, None, stopped.what))
             return Sweep(tuple(points), stopped)
     return Sweep(tuple(points), None)
 
@@ -81,7 +97,39 @@ def sweep_text(sweep: Sweep) -> str:
     return to_text(_short_table(sweep)) + "".join(f"  {line}\n" for line in _problems(sweep))
 
 
-def _run_point(
+def run_cell(
+    settings: Settings,
+    plan: Plan,
+    target: Target,
+    environ: Mapping[str, str],
+    talk: Talk,
+    fresh: bool,
+) -> Point:
+    """Return the cell's earlier result where one stands (unless ``fresh``), else measure it.
+
+    A cell that fails is a Point without outcome, and is told. Raises StoppedError, or
+    KeyboardInterrupt between two runs, when a person stops it.
+    """
+    earlier = None if fresh else reusable(settings, plan, target, environ)
+    return earlier or _measured(settings, plan, target, environ, talk)
+
+
+def reusable(
+    settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str]
+) -> Point | None:
+    """Return the cell as measured before with the same key; None where it must be measured."""
+    key = key_of(settings, plan, target, environ)
+    found = finished(Path(settings.artifacts_dir), plan.name, key)
+    try:
+        outcome = read_outcome(settings, found.folder) if found else None
+    except DataError:  # files were removed or mended by hand
+        return None
+    if found is None or outcome is None or outcome.verdict.level is Level.INVALID:
+        return None
+    return Point(settings, plan, outcome, measured=found.measured, reused=True)
+
+
+def _measured(
     settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str], talk: Talk
 ) -> Point:
     try:
@@ -91,8 +139,9 @@ def _run_point(
         raise
     except HarnessError as error:
         talk(f"error: {error}")
-        return Point(plan, None, str(error))
-    return Point(plan, outcome, "")
+        return Point(settings, plan, None, str(error))
+    ended = read_manifest(outcome.folder).get("ended")
+    return Point(settings, plan, outcome, measured=str(ended or now_utc()))
 
 
 def _stopped(plan: Plan) -> StoppedError:

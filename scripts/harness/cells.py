@@ -1,0 +1,120 @@
+"""Cells: one cell is one run of a sweep, and its key tells whether it was measured before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.command import build_argv
+from harness.endpoint import EndpointFacts
+from harness.errors import DataError
+from harness.plan import Plan
+from harness.runs import ARCHIVE, PARTIAL, read_manifest
+from harness.settings import Settings
+from harness.tokenizer import TokenizerChoice
+from harness.verdict import Level
+
+KEY = "cell_key"
+_NOT_MEASURED = ("AIPERF_SERVICE_", "AIPERF_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An earlier run with the same key; ``measured`` is when it ended (ISO 8601, UTC)."""
+
+    folder: Path
+    measured: str
+
+
+def cell_key(
+    settings: Settings,
+    plan: Plan,
+    tokenizer: TokenizerChoice,
+    facts: EndpointFacts,
+    prompts_hash: str | None,
+    aiperf_version: str | None,
+    environ: Mapping[str, str],
+) -> str:
+    """Return ``sha256:…`` of all that can move a figure of this run.
+
+    That is what AIPerf is told (its arguments and its own variables; not how it shows progress,
+    where it writes, or a seed that nobody set), the prompt file's content, AIPerf's version, and
+    what the server said of its version and of the model. Limits of the verdict are not in it: a run
+    is judged anew whenever it is read.
+    """
+    told = {
+        "argv": _argv(settings, plan, tokenizer),
+        "variables": _variables({**settings.handed_on, **environ}),
+        "prompts": prompts_hash,
+        "aiperf": aiperf_version,
+        "server": facts.version,
+        "model": _served(settings.model, facts),
+    }
+    text = json.dumps(told, sort_keys=True, ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def finished(artifacts: Path, name: str, key: str) -> Finished | None:
+    """Return the newest run of that name and key that can stand for a new one; None if none can.
+
+    Looked for under its name, then in the archive. A run that was INVALID, or a later attempt that
+    did not end, must be done again, whatever lies behind it.
+    """
+    attempt = _of_key(artifacts / f"{name}{PARTIAL}", key)
+    for folder in _newest_first(artifacts, name):
+        manifest = _of_key(folder, key)
+        measured = _text(manifest, "ended")
+        if not measured:
+            continue
+        is_redone = _text(attempt, "started") >= measured
+        return None if is_redone or _is_invalid(manifest) else Finished(folder, measured)
+    return None
+
+
+def _argv(settings: Settings, plan: Plan, tokenizer: TokenizerChoice) -> list[str]:
+    """Return AIPerf's arguments without those that only say where things are."""
+    prompts = "prompts" if settings.input_file else None
+    plain = replace(settings, ui_type=None, input_file=prompts)
+    seedless = plan if settings.random_seed is not None else replace(plan, seed=0)
+    return build_argv(plain, seedless, tokenizer, settings.base, Path())
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return AIPerf's own variables; those of its services' start-up move no figure."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("AIPERF_") and not name.startswith(_NOT_MEASURED)
+    }
+
+
+def _served(model: str, facts: EndpointFacts) -> list[object]:
+    return [[m.root, m.max_model_len] for m in facts.models or () if m.id == model]
+
+
+def _newest_first(artifacts: Path, name: str) -> list[Path]:
+    shelf = artifacts / ARCHIVE / name
+    kept = sorted(shelf.iterdir(), reverse=True) if shelf.is_dir() else []
+    return [artifacts / name, *(folder for folder in kept if folder.suffix != PARTIAL)]
+
+
+def _of_key(folder: Path, key: str) -> Mapping[str, object]:
+    """Return run.json of a run with that key; empty for any other, and for a broken one."""
+    try:
+        manifest = read_manifest(folder)
+    except DataError:
+        return {}
+    return manifest if manifest.get(KEY) == key else {}
+
+
+def _text(manifest: Mapping[str, object], name: str) -> str:
+    value = manifest.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _is_invalid(manifest: Mapping[str, object]) -> bool:
+    verdict = manifest.get("verdict")
+    return not isinstance(verdict, dict) or verdict.get("level") == Level.INVALID
