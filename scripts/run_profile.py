@@ -19,7 +19,7 @@ from harness.cli import run_verb, talker
 from harness.errors import Exit, UsageError
 from harness.plan import Plan, make_plan, parse_mode
 from harness.profiling import Talk, Target, look_at, measure, preview
-from harness.prompts import check_prompts
+from harness.prompts import PromptFile, check_prompts, told
 from harness.render import about_line, summary_text
 from harness.settings import Settings
 from harness.sweep import run_sweep, sweep_text, write_sweep
@@ -37,7 +37,7 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
     talk = talker(err)
     settings = _settings(talk, terminal=err.isatty())
-    plans = _plans(settings, argv[0])
+    plans = _plans(settings, argv[0], _prompts(settings, talk))
     if configuration.is_on(os.environ, "DRY_RUN"):
         out.write("\n".join(preview(settings, plan, os.environ) for plan in plans))
         return Exit.DONE
@@ -50,19 +50,25 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
 def _settings(talk: Talk, *, terminal: bool) -> Settings:
     settings = configuration.from_environment(os.environ)
-    if settings.input_file:
-        n_prompts = check_prompts(Path(settings.input_file), settings.custom_dataset_type)
-        talk(f"Prompts: {n_prompts} in {settings.input_file}")
     for notice in settings.notices:
         talk(f"note: {notice}")
     return replace(settings, ui_type=settings.ui_type or ("simple" if terminal else "none"))
 
 
-def _plans(settings: Settings, word: str) -> list[Plan]:
+def _prompts(settings: Settings, talk: Talk) -> PromptFile | None:
+    if not settings.input_file:
+        return None
+    prompts = check_prompts(Path(settings.input_file), settings.custom_dataset_type)
+    talk(f"Prompts: {told(prompts)} in {settings.input_file}")
+    return prompts
+
+
+def _plans(settings: Settings, word: str, prompts: PromptFile | None) -> list[Plan]:
     if word == "sweep":
-        return [make_plan(settings, "sweep", point) for point in settings.sweep_concurrencies]
+        points = settings.sweep_concurrencies
+        return [make_plan(settings, "sweep", point, prompts) for point in points]
     mode, point = parse_mode(word)
-    return [make_plan(settings, mode, point)]
+    return [make_plan(settings, mode, point, prompts)]
 
 
 def _single(settings: Settings, plan: Plan, target: Target, talk: Talk, out: TextIO) -> int:

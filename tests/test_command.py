@@ -14,6 +14,7 @@ import pytest
 
 from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
 from harness.plan import make_plan
+from harness.prompts import PromptFile
 from harness.settings import Settings
 from harness.tokenizer import TokenizerChoice
 
@@ -53,6 +54,40 @@ def test_a_prompt_file_replaces_the_synthetic_lengths() -> None:
     assert value_after("--input-file", argv) == "prompts/日本語.jsonl"
     assert value_after("--custom-dataset-type", argv) == "multi_turn"
     assert not [word for word in argv if word.startswith("--synthetic")]
+
+
+def test_an_open_loop_has_no_ceiling_unless_it_is_set() -> None:
+    argv = argv_of(request_rate=0.5, arrival_pattern="gamma", benchmark_duration=30.0)
+    assert value_after("--request-rate", argv) == "0.5"
+    assert value_after("--arrival-pattern", argv) == "gamma"
+    assert value_after("--benchmark-duration", argv) == "30"
+    assert not {"--concurrency", "--request-count"} & set(argv)
+    limited = argv_of(request_rate=0.5, concurrency=20, concurrency_is_set=True)
+    assert value_after("--concurrency", limited) == "20"
+
+
+def test_more_servers_are_more_urls() -> None:
+    argv = argv_of(more_urls=("http://b:1", "http://c:1"))
+    urls = [argv[i + 1] for i, word in enumerate(argv) if word == "--url"]
+    assert urls == [URL, "http://b:1", "http://c:1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_timed", "flags"),
+    [
+        ("single_turn", True, {"--fixed-schedule"}),
+        ("single_turn", False, set()),
+        ("mooncake_trace", True, {"--fixed-schedule"}),
+        ("mooncake_trace", False, {"--no-fixed-schedule"}),
+    ],
+)
+def test_whether_timestamps_are_followed_is_always_said(
+    kind: str, is_timed: bool, flags: set[str]
+) -> None:
+    settings = Settings(model="m", aiperf_url=URL, input_file="t.jsonl", custom_dataset_type=kind)
+    plan = make_plan(settings, "profile", prompts=PromptFile(9, 9, 9, is_timed))
+    argv = build_argv(settings, plan, CHOICE, URL, Path("x"))
+    assert {word for word in argv if "fixed-schedule" in word} == flags
 
 
 def test_hostile_values_are_single_words() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError, UsageError
-from harness.prompts import KNOWN, check_prompts
+from harness.prompts import KNOWN, PromptFile, check_prompts
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
@@ -26,7 +26,7 @@ def problems_of(path: Path, kind: str = "single_turn") -> list[str]:
 
 def test_japanese_prompts_are_ordinary_input(tmp_path: Path) -> None:
     text = '{"text": "富士山の高さは？", "output_length": 50}\n{"text": "東京の人口は？"}\n'
-    assert check_prompts(file_of(tmp_path, text), "single_turn") == 2
+    assert check_prompts(file_of(tmp_path, text), "single_turn").n_requests == 2
 
 
 def test_a_byte_order_mark_is_told_once_since_aiperf_cannot_read_it(tmp_path: Path) -> None:
@@ -75,7 +75,8 @@ def test_what_only_python_takes_for_json_is_told(tmp_path: Path, value: str) -> 
 
 
 def test_a_whole_surrogate_pair_is_json(tmp_path: Path) -> None:
-    assert check_prompts(file_of(tmp_path, '{"text": "\\ud83d\\ude00"}'), "single_turn") == 1
+    path = file_of(tmp_path, '{"text": "\\ud83d\\ude00"}')
+    assert check_prompts(path, "single_turn").n_lines == 1
 
 
 def test_a_random_pool_may_be_a_folder(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_random_pool_may_be_a_folder(tmp_path: Path) -> None:
     assert "holds no prompt file" in problems_of(tmp_path, "random_pool")[0]
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     (tmp_path / "b.jsonl").write_text('{"text": "c"}\n')
-    assert check_prompts(tmp_path, "random_pool") == 3
+    assert check_prompts(tmp_path, "random_pool").n_requests == 3
     (tmp_path / "c.jsonl").write_text("")
     assert "c.jsonl: is empty" in problems_of(tmp_path, "random_pool")[0]
 
@@ -126,13 +127,51 @@ def test_conversations_are_checked_turn_by_turn(tmp_path: Path, line: str, told:
     assert any(told in problem for problem in problems)
 
 
+def test_turns_are_requests_and_a_leading_system_turn_is_none(tmp_path: Path) -> None:
+    text = (
+        '{"session_id": "a", "turns": [{"role": "system", "text": "s"}, {"text": "a"}]}\n'
+        '{"turns": [{"text": "b"}, {"text": "c"}, {"text": "d"}]}\n'
+        '{"session_id": "a", "turns": [{"text": "e"}]}\n'
+    )
+    assert check_prompts(file_of(tmp_path, text), "multi_turn") == PromptFile(3, 5, 2, False)
+
+
+def test_lines_that_share_a_session_are_one_conversation(tmp_path: Path) -> None:
+    text = (
+        '{"text": "a", "session_id": "x", "timestamp": 0}\n'
+        '{"text": "b", "timestamp": 5}\n'
+        '{"text": "c", "session_id": "x", "delay": 9}\n'
+    )
+    assert check_prompts(file_of(tmp_path, text), "single_turn") == PromptFile(3, 3, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "told"),
+    [
+        ('{"text": "a", "delay": 5}', "single_turn", "first turn, which AIPerf would ignore"),
+        ('{"turns": [{"text": "a", "delay": 5}]}', "multi_turn", "first turn, which AIPerf"),
+        ('{"turns": [{"text": "a", "timestamp": 5}]}', "multi_turn", "share a session_id"),
+        (
+            '{"text": "a", "timestamp": 5}\n{"text": "b"}',
+            "single_turn",
+            'jsonl:2: has no "timestamp"',
+        ),
+    ],
+)
+def test_times_that_aiperf_would_not_keep_are_told(
+    tmp_path: Path, text: str, kind: str, told: str
+) -> None:
+    (line,) = problems_of(file_of(tmp_path, text), kind)
+    assert told in line
+
+
 def test_at_most_ten_problems_are_told(tmp_path: Path) -> None:
     assert len(problems_of(file_of(tmp_path, "bad\n" * 100))) == 10
 
 
 def test_the_examples_are_valid() -> None:
-    assert check_prompts(PROMPTS / "trace.jsonl.example", "single_turn") > 1
-    assert check_prompts(PROMPTS / "conversations.jsonl.example", "multi_turn") > 1
+    assert check_prompts(PROMPTS / "trace.jsonl.example", "single_turn").n_lines > 1
+    assert check_prompts(PROMPTS / "conversations.jsonl.example", "multi_turn").has_conversations
 
 
 @pytest.mark.engine

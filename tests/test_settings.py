@@ -96,6 +96,32 @@ def test_all_problems_are_told_together(tmp_path: Path) -> None:
     assert len(lines) == 5
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("BENCHMARK_DURATION=5\nREQUEST_COUNT=50", "BENCHMARK_DURATION: says when to stop, and so"),
+        ("ARRIVAL_PATTERN=gamma", "ARRIVAL_PATTERN: spreads nothing without REQUEST_RATE"),
+        ("MORE_URLS=http://b,https://api.openai.com", "MORE_URLS: cannot go with the OpenAI API"),
+        ("MORE_URLS=b:1,http://lab:8000/v1", "MORE_URLS: names AIPERF_URL (http://lab:8000) once"),
+        ("MORE_URLS=http://me:pw@b", "MORE_URLS: holds a user name or password"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_told(tmp_path: Path, text: str, told: str) -> None:
+    (line,) = problems_of(tmp_path, f"MODEL=m\n{text}\n{LAB}")
+    assert line.startswith(told)
+    assert "pw" not in line
+
+
+def test_the_openai_key_is_never_sent_to_more_urls(tmp_path: Path) -> None:
+    (line,) = problems_of(tmp_path, "MODEL=m\nMORE_URLS=http://b\nOPENAI_API_KEY=sk-1\n")
+    assert line.startswith("MORE_URLS: cannot go with the OpenAI API")
+
+
+def test_it_is_known_whether_a_person_set_the_concurrency(tmp_path: Path) -> None:
+    assert not settings_of(tmp_path, "MODEL=m\n" + LAB).concurrency_is_set
+    assert settings_of(tmp_path, "MODEL=m\n" + LAB, CONCURRENCY="10").concurrency_is_set
+
+
 def test_a_missing_model_is_told_with_the_other_problems(tmp_path: Path) -> None:
     lines = problems_of(tmp_path, "CONCURRENCY=0\n")
     assert [line.split(":")[0] for line in lines] == ["CONCURRENCY", "MODEL"]

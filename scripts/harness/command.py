@@ -24,8 +24,10 @@ def build_argv(
     settings: Settings, plan: Plan, tokenizer: TokenizerChoice, url: str, folder: Path
 ) -> list[str]:
     """Return the arguments after ``aiperf``, with files of the run to be written to ``folder``."""
-    argv = ["profile", "-m", settings.model, "--url", url, "--endpoint-type", "chat"]
-    argv += ["--streaming", "--ui-type", settings.ui_type or "none"]
+    argv = ["profile", "-m", settings.model]
+    for one in (url, *settings.more_urls):  # AIPerf sends to them in turn
+        argv += ["--url", one]
+    argv += ["--endpoint-type", "chat", "--streaming", "--ui-type", settings.ui_type or "none"]
     argv += _load(settings, plan)
     argv += _prompts(settings, plan)
     argv += ["--tokenizer", tokenizer.name]
@@ -89,26 +91,29 @@ def as_typed(argv: list[str]) -> str:
 
 
 def _load(settings: Settings, plan: Plan) -> list[str]:
+    flags = {
+        "--request-rate": plan.request_rate,
+        "--arrival-pattern": plan.arrival_pattern,
+        "--concurrency": plan.concurrency,
+        "--request-count": plan.n_requests,
+        "--num-conversations": plan.n_conversations,
+        "--benchmark-duration": plan.duration_s,
+        "--warmup-request-count": plan.n_warmup or None,  # AIPerf rejects 0
+        "--request-timeout-seconds": settings.request_timeout_seconds,
+    }
     argv = []
-    if plan.request_rate is not None:
-        pattern = settings.arrival_pattern
-        argv += ["--request-rate", f"{plan.request_rate:g}", "--arrival-pattern", pattern]
-    if plan.concurrency is not None:
-        argv += ["--concurrency", str(plan.concurrency)]
-    if plan.n_requests is not None:
-        argv += ["--request-count", str(plan.n_requests)]
-    if plan.duration_s is not None:
-        argv += ["--benchmark-duration", f"{plan.duration_s:g}"]
-    if plan.n_warmup:  # AIPerf rejects 0
-        argv += ["--warmup-request-count", str(plan.n_warmup)]
-    return [*argv, "--request-timeout-seconds", f"{settings.request_timeout_seconds:g}"]
+    for flag, value in flags.items():
+        if value is not None:
+            argv += [flag, f"{value:.15g}" if isinstance(value, float) else str(value)]
+    return argv
 
 
 def _prompts(settings: Settings, plan: Plan) -> list[str]:
     argv = ["--output-tokens-mean", str(settings.output_tokens_mean)]
     if settings.input_file:
         kind = settings.custom_dataset_type
-        return [*argv, "--input-file", settings.input_file, "--custom-dataset-type", kind]
+        argv += ["--input-file", settings.input_file, "--custom-dataset-type", kind]
+        return [*argv, *_schedule(plan, kind)]
     return [
         *argv,
         *("--synthetic-input-tokens-mean", str(settings.input_tokens_mean)),
@@ -116,3 +121,10 @@ def _prompts(settings: Settings, plan: Plan) -> list[str]:
         # One prompt a request, warm-up included: a prompt sent twice would hit the prefix cache.
         *("--num-dataset-entries", str(plan.n_prompts)),
     ]
+
+
+def _schedule(plan: Plan, kind: str) -> list[str]:
+    """AIPerf follows the timestamps of a trace unasked, and those of other types only if asked."""
+    if plan.follows_timestamps:
+        return ["--fixed-schedule"]
+    return ["--no-fixed-schedule"] if kind == "mooncake_trace" else []

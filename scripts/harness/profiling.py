@@ -14,7 +14,7 @@ from harness.console import reason_in
 from harness.endpoint import Access, EndpointFacts, Server
 from harness.engine import EngineExit, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
-from harness.plan import Plan
+from harness.plan import Plan, describe
 from harness.probes import NEW_LIMIT, OLD_LIMIT, Limit, Question, brief
 from harness.records import Records, read_run
 from harness.render import about_line, write_summary
@@ -153,9 +153,8 @@ def _judged(settings: Settings, summary: Summary) -> Verdict:
 
 
 def _announcement(settings: Settings, plan: Plan, target: Target) -> str:
-    warm_up = f" after {plan.n_warmup} to warm up" if plan.n_warmup else ""
-    load = f"{plan.n_requests} requests, {plan.concurrency} at a time{warm_up}"
-    return f"{settings.model} at {target.base}: {load}"
+    servers = ", ".join((target.base, *settings.more_urls))
+    return f"{settings.model} at {servers}: {describe(plan)}"
 
 
 def _run(
@@ -208,7 +207,11 @@ def _manifest(settings: Settings, plan: Plan, target: Target) -> dict[str, objec
         "settings": redacted(settings),
         "plan": dataclasses.asdict(plan),
         "tokenizer": dataclasses.asdict(target.tokenizer),
-        "endpoint": {"url": target.base, **dataclasses.asdict(target.facts)},
+        "endpoint": {
+            "url": target.base,
+            "more_urls": list(settings.more_urls),
+            **dataclasses.asdict(target.facts),
+        },
         "prompts_hash": _prompts_hash(settings),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import ConfigError, UsageError
@@ -51,15 +52,45 @@ _MOST_TOLD = 10
 _BOM = "\ufeff"
 
 
-def check_prompts(path: Path, kind: str) -> int:
-    """Return how many prompts ``path`` holds, checked as AIPerf's data set type ``kind``.
+@dataclass(frozen=True, slots=True)
+class PromptFile:
+    """What a prompt file holds.
+
+    Requests are turns: a conversation of several is sent one after the other. ``is_timed``: each
+    conversation has the time at which it begins.
+    """
+
+    n_lines: int
+    n_requests: int
+    n_conversations: int
+    is_timed: bool
+
+    @property
+    def has_conversations(self) -> bool:
+        """Whether any conversation has more than one turn."""
+        return self.n_requests > self.n_conversations
+
+
+def told(prompts: PromptFile) -> str:
+    """Say what the file holds, such as ``6 in 3 conversations, with timestamps``."""
+    parts = [f"{prompts.n_requests}"]
+    if prompts.has_conversations:
+        parts[0] += f" in {prompts.n_conversations} conversations"
+    if prompts.is_timed:
+        parts.append("with timestamps")
+    return ", ".join(parts)
+
+
+def check_prompts(path: Path, kind: str) -> PromptFile:
+    """Return what ``path`` holds, checked as AIPerf's data set type ``kind``.
 
     A random_pool may be a folder of files. Raises ConfigError with one line a problem (at most
     ten): not JSON at line N, a key that AIPerf would silently ignore, a value of the wrong type;
     UsageError for a file that is missing, empty or in another form as a whole.
     """
     if kind == "random_pool" and path.is_dir():
-        return sum(_check_file(file, kind) for file in _files_of(path))
+        n = sum(_check_file(file, kind).n_lines for file in _files_of(path))
+        return PromptFile(n, n, n, is_timed=False)
     return _check_file(path, kind)
 
 
@@ -75,19 +106,90 @@ def _files_of(folder: Path) -> list[Path]:
     return files
 
 
-def _check_file(path: Path, kind: str) -> int:
-    n_prompts = 0
+def _check_file(path: Path, kind: str) -> PromptFile:
+    tally = _Tally(kind)
     problems: list[UsageError] = []
     for where, line in _lines(path):
-        n_prompts += 1
-        problems += [UsageError(where, what, remedy) for what, remedy in _wrong(line, kind)]
+        problems += [UsageError(where, what, remedy) for what, remedy in tally.add(where, line)]
         if len(problems) >= _MOST_TOLD:
             break
     if problems:
         raise _array(path) or ConfigError(problems)
-    if not n_prompts:
+    if not tally.n_lines:
         raise UsageError(str(path), "is empty", "write one JSON object a line (prompts/README.md)")
-    return n_prompts
+    if tally.n_timed and tally.untimed:
+        what = 'has no "timestamp", while the first lines of other conversations have one'
+        raise UsageError(tally.untimed, what, "give it one, or take all of them out")
+    n_conversations = len(tally.sessions) + tally.n_alone
+    return PromptFile(tally.n_lines, tally.n_requests, n_conversations, bool(tally.n_timed))
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Checks and counts lines as they are read."""
+
+    kind: str
+    n_lines: int = 0
+    n_requests: int = 0
+    n_alone: int = 0  # conversations without a session_id
+    n_timed: int = 0  # conversations whose first turn has a timestamp
+    untimed: str = ""  # where the first conversation without one begins
+    sessions: set[str] = field(default_factory=set)
+
+    def add(self, where: str, line: str) -> Iterator[tuple[str, str]]:
+        """Count one line and yield (what, remedy) for each problem of it."""
+        self.n_lines += 1
+        try:
+            row = read_json(line)
+        except ValueError as error:
+            yield f"is not JSON ({error})", "write one JSON object a line"
+            return
+        if not isinstance(row, dict):
+            yield "is not a JSON object", 'write {"text": "…"}'
+            return
+        problems = list(_wrong(row, self.kind))
+        yield from problems or self._count(where, row)
+
+    def _count(self, where: str, row: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+        session = row.get("session_id")
+        begins = session is None or session not in self.sessions
+        if isinstance(session, str):
+            self.sessions.add(session)
+        else:
+            self.n_alone += 1
+        if self.kind == "multi_turn":
+            turns = row["turns"]
+            assert isinstance(turns, list)
+            yield from self._count_turns(turns, begins=begins)
+        else:
+            self.n_requests += 1
+            if begins:
+                yield from _ignored_delay(row)
+                self._note_time(where, row)
+
+    def _count_turns(self, turns: list[Json], *, begins: bool) -> Iterator[tuple[str, str]]:
+        objects = [turn for turn in turns if isinstance(turn, dict)]
+        # AIPerf sends a leading system turn along with each of the others, not by itself
+        roles = [turn.get("role") for turn in objects[:2]]
+        self.n_requests += len(objects) - (begins and roles[:1] == ["system"] != roles[1:])
+        if any(turn.get("timestamp") is not None for turn in objects):
+            remedy = "write single_turn lines that share a session_id"
+            yield 'holds a "timestamp" in a turn, which AIPerf does not follow', remedy
+        if begins:
+            yield from _ignored_delay(objects[0])
+
+    def _note_time(self, where: str, row: Mapping[str, Json]) -> None:
+        if row.get("timestamp") is not None:
+            self.n_timed += 1
+        elif not self.untimed:
+            self.untimed = where
+
+
+def _ignored_delay(first: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    """AIPerf waits between the turns of a conversation, never before the first."""
+    if first.get("delay"):
+        what = 'holds a "delay" before a conversation\'s first turn, which AIPerf would ignore'
+        yield what, 'use "timestamp" (prompts/README.md), or remove it'
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -122,16 +224,8 @@ def _array(path: Path) -> UsageError | None:
     return UsageError(str(path), "is one JSON array", remedy) if is_array else None
 
 
-def _wrong(line: str, kind: str) -> Iterator[tuple[str, str]]:
+def _wrong(row: Mapping[str, Json], kind: str) -> Iterator[tuple[str, str]]:
     """Yield (what, remedy) for each problem of one line."""
-    try:
-        row = read_json(line)
-    except ValueError as error:
-        yield f"is not JSON ({error})", "write one JSON object a line"
-        return
-    if not isinstance(row, dict):
-        yield "is not a JSON object", 'write {"text": "…"}'
-        return
     yield from _unknown(row, KNOWN[kind])
     yield from _wrong_values(row)
     if kind == "multi_turn":

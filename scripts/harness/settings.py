@@ -400,6 +400,8 @@ def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
     texts = _texts(in_file, environ)
     values, wrong = _parse(texts)
     problems += wrong
+    if not wrong:
+        problems += _contradictions(values)
     if is_whole:
         problems += _missing({*texts, *(meant for meant, _ in slips)})
     if not problems:
@@ -494,12 +496,29 @@ def _parse(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[UsageError]]:
             values[entry.key.lower()] = entry.kind.parse(text)
         except ConfigError as several:
             problems += several.problems
-        except UsageError as problem:
-            problems.append(problem)
+        except UsageError as problem:  # of any address, told as AIPERF_URL's
+            problems.append(UsageError(entry.key, problem.what, problem.remedy))
         except ValueError as expected:
             shown = SECRET if entry.secret else _shortened(text)
             problems.append(UsageError(entry.key, f"{shown} is not valid", f"set {expected}"))
     return values, problems
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[UsageError]:
+    """Find settings that make sense by themselves, and not together."""
+    if {"benchmark_duration", "request_count"} <= values.keys():
+        what = "says when to stop, and so does REQUEST_COUNT"
+        yield UsageError("BENCHMARK_DURATION", what, "unset one (REQUEST_COUNT= does)")
+    if "arrival_pattern" in values and not {"request_rate", "sweep_request_rates"} & values.keys():
+        remedy = "set REQUEST_RATE, or unset it"
+        yield UsageError("ARRIVAL_PATTERN", "spreads nothing without REQUEST_RATE", remedy)
+    more = values.get("more_urls", ())
+    first = values.get("aiperf_url", OPENAI_BASE)
+    if more and OPENAI_BASE in (first, *more):
+        what = "cannot go with the OpenAI API: its key would be sent to all of them"
+        yield UsageError("MORE_URLS", what, "measure one or the other")
+    elif first in more:
+        yield UsageError("MORE_URLS", f"names AIPERF_URL ({first}) once more", "leave it out")
 
 
 def _shortened(text: str) -> str:
