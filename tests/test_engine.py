@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness import engine
-from harness.engine import EngineExit, run_engine
+from harness.engine import EngineExit, Stopping, StopRules, run_engine
 
 # Stands in for AIPerf: says what it was given, then behaves as the test wants.
 _PREAMBLE = """\
@@ -32,7 +32,9 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
         code: str,
         key: str | None = None,
         meanwhile: Callable[[], None] = lambda: None,
-        on_stop: Callable[[], None] = lambda: None,
+        tell: Callable[[Stopping], None] = lambda _: None,
+        has_results: bool = True,
+        time_limit_s: float | None = None,
     ) -> Any:
         stand_in = tmp_path / "stand_in.py"
         stand_in.write_text(_PREAMBLE + code)
@@ -45,7 +47,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
             log,
             ui="none",
             meanwhile=meanwhile,
-            on_stop=on_stop,
+            rules=StopRules(tell, lambda: has_results, time_limit_s),
         )
         return ended, log.read_text()
 
@@ -103,7 +105,10 @@ def test_a_request_to_stop_reaches_it_as_one_sigint(
     assert log.count("stopping") == 1
 
 
-def test_a_second_request_kills_one_that_does_not_listen(play: Any, tmp_path: Path) -> None:
+def test_a_second_request_kills_one_that_does_not_listen(
+    play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAME_REQUEST_S", 0.0)
     code = (
         "signal.signal(signal.SIGINT, lambda *_: print('ready again', flush=True))\n"
         "print('ready', flush=True)\nfor _ in range(300): time.sleep(0.1)"
@@ -114,29 +119,72 @@ def test_a_second_request_kills_one_that_does_not_listen(play: Any, tmp_path: Pa
     assert ended == EngineExit(-signal.SIGKILL, interrupted=True)
 
 
-def test_one_that_does_not_end_is_killed_after_a_while(
+def test_a_request_that_comes_twice_at_once_is_one(
     play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(engine, "SAME_REQUEST_S", 30.0)
     code = (
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "print('ready', flush=True)\nfor _ in range(300): time.sleep(0.1)"
+        "signal.signal(signal.SIGINT, lambda *_: (print('ready again', flush=True),"
+        " time.sleep(1), sys.exit(0)))\nprint('ready', flush=True); time.sleep(60)"
     )
     (tmp_path / "log").write_text("")
+    when_it_says("ready", tmp_path / "log", signal.SIGINT, signal.SIGTERM)
+    ended, log = play(code)
+    assert ended == EngineExit(0, interrupted=True)
+    assert log.count("again") == 1
+
+
+DEAF = (
+    "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    "print('ready', flush=True)\nfor _ in range(300): time.sleep(0.1)"
+)
+
+
+@pytest.mark.parametrize(
+    ("has_results", "patience"), [(True, "PATIENCE_S"), (False, "EARLY_PATIENCE_S")]
+)
+def test_one_that_does_not_end_is_killed_after_a_while(
+    play: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_results: bool, patience: str
+) -> None:
+    monkeypatch.setattr(engine, patience, 0.2)
+    (tmp_path / "log").write_text("")
     when_it_says("ready", tmp_path / "log", signal.SIGINT)
-    ended, _ = play(code)
+    ended, _ = play(DEAF, has_results=has_results)
     assert ended == EngineExit(-signal.SIGKILL, interrupted=True)
 
 
 def test_a_request_to_stop_is_told_once(play: Any, tmp_path: Path) -> None:
-    told = []
+    told: list[Stopping] = []
     (tmp_path / "log").write_text("")
     when_it_says("ready", tmp_path / "log", signal.SIGTERM)
-    ended, _ = play(
-        "print('ready', flush=True); time.sleep(30)", on_stop=lambda: told.append("told")
-    )
-    assert told == ["told"]
+    ended, _ = play("print('ready', flush=True); time.sleep(30)", tell=told.append)
+    assert told == [Stopping(out_of_time=False, patience_s=engine.PATIENCE_S)]
     assert ended.interrupted
+
+
+POLITE = "signal.signal(signal.SIGINT, lambda *_: (print('stopping'), sys.exit(0)))\ntime.sleep(60)"
+
+
+def test_at_the_time_limit_it_is_asked_to_stop(play: Any) -> None:
+    told: list[Stopping] = []
+    ended, log = play(POLITE, tell=told.append, time_limit_s=1.0)
+    assert ended == EngineExit(0, interrupted=False, time_limit_s=1.0)
+    assert log.count("stopping") == 1
+    assert [stopping.out_of_time for stopping in told] == [True]
+
+
+def test_one_that_does_not_listen_at_the_time_limit_is_killed(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PATIENCE_S", 0.2)
+    ended, _ = play(DEAF, time_limit_s=1.0)
+    assert ended == EngineExit(-signal.SIGKILL, interrupted=False, time_limit_s=1.0)
+
+
+def test_one_that_ends_in_time_is_left_alone(play: Any) -> None:
+    ended, _ = play("", time_limit_s=600.0)
+    assert ended == EngineExit(0, interrupted=False)
+    assert not ended.was_stopped
 
 
 def test_it_is_killed_when_what_is_done_meanwhile_fails(play: Any) -> None:

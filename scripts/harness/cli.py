@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import NoReturn, TextIO, TypeVar
 
 from harness.errors import Exit, HarnessError, UsageError
+from harness.interrupts import raise_on_request
 from harness.kinds import Kind
 from harness.settings import is_on
 
@@ -40,6 +41,7 @@ def argument(kind: Kind[T]) -> Callable[[str], T]:
 
 def run_verb(main: Main) -> NoReturn:
     """Run a verb's ``main(argv, out, err)`` and leave the process with its exit code."""
+    raise_on_request()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a C locale must not stop Japanese from being printed
             # and PYTHONUNBUFFERED must not make `| head` an error before all is written

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,16 +16,48 @@ from pathlib import Path
 from types import FrameType
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "launch_aiperf.py"
-PATIENCE_S = 60.0  # AIPerf hangs for good when it is stopped while it configures itself
+PATIENCE_S = 60.0  # to write what it has
+#: It hangs for good where it is stopped while it configures itself, and has nothing to write then.
+EARLY_PATIENCE_S = 5.0
+SAME_REQUEST_S = 0.5  # `timeout -s INT` signals its child, and then the group that this is in
 _REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineExit:
-    """How AIPerf ended: its exit status (negative: the signal), and whether a person stopped it."""
+    """How AIPerf ended: its exit status (negative: the signal), and whether it was stopped.
+
+    ``interrupted`` by a person or the system; ``time_limit_s`` is the limit that it ran into.
+    """
 
     status: int
     interrupted: bool
+    time_limit_s: float | None = None
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was asked to end before it was done."""
+        return self.interrupted or self.time_limit_s is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """That AIPerf has been asked to stop: why, and how long it has before it is killed."""
+
+    out_of_time: bool
+    patience_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopRules:
+    """When AIPerf is stopped, who is told of it, and whether it has results worth waiting for.
+
+    ``time_limit_s`` None is no limit. Signal handlers call both callbacks: they must not wait.
+    """
+
+    tell: Callable[[Stopping], None]
+    has_results: Callable[[], bool]
+    time_limit_s: float | None = None
 
 
 def run_engine(
@@ -34,17 +68,18 @@ def run_engine(
     *,
     ui: str,
     meanwhile: Callable[[], None],
-    on_stop: Callable[[], None],
+    rules: StopRules,
 ) -> EngineExit:
     """Run AIPerf with ``argv`` and wait for it.
 
     What it prints goes to ``log``, except for the progress bars of ``ui`` simple and the whole
     screen of dashboard. ``meanwhile`` is called once while it starts; if that raises, AIPerf is
-    killed. SIGINT, SIGTERM and SIGHUP ask AIPerf to stop with what it has, and call ``on_stop``; a
-    second one kills it, as does a minute of waiting. If this process is killed, AIPerf ends too.
+    killed. SIGINT, SIGTERM, SIGHUP and the time limit ask AIPerf to stop with what it has. A signal
+    after that kills it, as does a minute of waiting, or seconds where it has no results yet. If
+    this process is killed, AIPerf ends too.
     """
     whole_screen = ui == "dashboard"
-    stop = _Stop(on_stop, terminal_tells=whole_screen)
+    stop = _Stop(rules, terminal_tells=whole_screen)
     with stop.installed(), _Lifeline(key) as lifeline:
         with log.open("wb") as console:
             child = subprocess.Popen(
@@ -66,7 +101,8 @@ def run_engine(
             stop.over()
             _kill(child, whole_group=not whole_screen)
             child.wait()
-    return EngineExit(status, stop.n_asked > 0)
+    ran_into_s = rules.time_limit_s if stop.out_of_time else None
+    return EngineExit(status, stop.n_asked > 0, ran_into_s)
 
 
 class _Lifeline:
@@ -90,12 +126,14 @@ class _Stop:
     Its handlers run in the middle of ``Popen.wait``, so they must not wait themselves.
     """
 
-    def __init__(self, on_stop: Callable[[], None], *, terminal_tells: bool) -> None:
-        self.on_stop = on_stop
+    def __init__(self, rules: StopRules, *, terminal_tells: bool) -> None:
+        self.rules = rules
         self.terminal_tells = terminal_tells  # a Ctrl-C has reached AIPerf already
         self.child: subprocess.Popen[bytes] | None = None
-        self.timer: threading.Timer | None = None
+        self.timers: list[threading.Timer] = []
         self.n_asked = 0
+        self.asked_s = -math.inf  # monotonic, when the last request came that counted
+        self.out_of_time = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -113,30 +151,50 @@ class _Stop:
         self.child = child
         if self.n_asked:
             self._be_polite(child, told=False)
+        elif self.rules.time_limit_s is not None:
+            self._later(self.rules.time_limit_s, self._end_of_time, child)
 
     def over(self) -> None:
         """Pass nothing on any more."""
         self.child = None
-        if self.timer:
-            self.timer.cancel()
+        for timer in self.timers:
+            timer.cancel()
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
-        self.n_asked += 1
+        now_s = time.monotonic()
+        if now_s - self.asked_s < SAME_REQUEST_S:
+            return
+        self.n_asked, self.asked_s = self.n_asked + 1, now_s
         child = self.child
         if child is None:
             return
-        if self.n_asked > 1:
+        if self.n_asked > 1 or self.out_of_time:
             self._kill(child)
         else:
             self._be_polite(child, told=self.terminal_tells and number == signal.SIGINT)
 
+    def _end_of_time(self, child: subprocess.Popen[bytes]) -> None:
+        if self.child and not self.n_asked:
+            self.out_of_time = True
+            self._be_polite(child, told=False)
+
     def _be_polite(self, child: subprocess.Popen[bytes], *, told: bool) -> None:
-        self.on_stop()
+        patience_s = PATIENCE_S if self.rules.has_results() else EARLY_PATIENCE_S
+        self.rules.tell(Stopping(self.out_of_time, patience_s))
         if not told:
             child.send_signal(signal.SIGINT)
-        self.timer = threading.Timer(PATIENCE_S, self._kill, [child])
-        self.timer.daemon = True
-        self.timer.start()
+        self._later(patience_s, self._kill, child)
+
+    def _later(
+        self,
+        wait_s: float,
+        act: Callable[[subprocess.Popen[bytes]], None],
+        child: subprocess.Popen[bytes],
+    ) -> None:
+        timer = threading.Timer(min(wait_s, threading.TIMEOUT_MAX), act, [child])
+        timer.daemon = True
+        timer.start()
+        self.timers.append(timer)
 
     def _kill(self, child: subprocess.Popen[bytes]) -> None:
         _kill(child, whole_group=not self.terminal_tells)

@@ -27,10 +27,10 @@ def main(argv: Sequence[str]) -> None:
     sys.argv = ["aiperf", *argv[1:]]
     if key:
         sys.argv += ["--api-key", key]
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # no trace of imports on a Ctrl-C
+    # Until AIPerf has handlers of its own, a Ctrl-C ends it without a trace of its imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from aiperf.cli import app  # noqa: PLC0415 - it reads the environment when imported
 
-    signal.signal(signal.SIGINT, handler)
     app()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from harness.cells import KEY, cell_key
 from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
 from harness.console import reason_in
 from harness.endpoint import Access, EndpointFacts, Server
-from harness.engine import EngineExit, run_engine
+from harness.engine import EngineExit, Stopping, StopRules, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
+from harness.interrupts import held_back
 from harness.plan import Plan, describe
 from harness.probes import NEW_LIMIT, OLD_LIMIT, Limit, Question, brief
-from harness.records import Records, read_run
+from harness.records import ROWS, Records, read_run
 from harness.render import about_line, write_summary
 from harness.runs import (
+    final_name,
     now_utc,
     publish,
     read_manifest,
@@ -29,10 +31,12 @@ from harness.runs import (
 from harness.settings import Settings, redacted
 from harness.summary import Summary, summarize
 from harness.texts import one_line, scrub, scrub_files
+from harness.time_limit import run_time_limit_s
 from harness.tokenizer import TokenizerChoice
-from harness.verdict import Verdict, judge
+from harness.verdict import Level, Verdict, judge
 
 Talk = Callable[[str], None]
+_UNTOUCHED = "an earlier result of this name is untouched"
 CONSOLE_LOG = "aiperf_console.log"
 LOOK_TIMEOUT_S = 5.0
 _BRIEF_TIMEOUT_S = 30.0
@@ -115,21 +119,32 @@ def measure(
         talk(_announcement(settings, plan, target))
         ended = _run(settings, plan, target, environ, partial, talk)
         try:
-            records = read_run(partial, _scrubber(settings))
-        except DataError:
-            raise _failed(settings, ended, partial) from None
-        if ended.status and not records.incomplete:
-            records = replace(records, incomplete=f"AIPerf ended with status {ended.status}")
-        summary = summarize(records)
-        verdict = _judged(settings, summary)
-        facts: dict[str, object] = {"level": verdict.level, "reasons": list(verdict.texts)}
-        write_manifest(partial, read_manifest(partial) | {"verdict": facts})
-        write_summary(summary, verdict, about_line(partial), partial)
-        if not records.n_used and records.errors and not ended.interrupted:
-            raise _all_failed(records, settings, target, partial)
-        if ended.interrupted or ended.status:
-            raise _failed(settings, ended, partial)
-        return Outcome(publish(partial), summary, verdict)
+            with held_back():  # seconds at most, and what was measured is not lost at the very end
+                return _conclude(settings, target, ended, partial)
+        except KeyboardInterrupt:
+            raise _stopped_at_the_end(partial) from None
+
+
+def _conclude(settings: Settings, target: Target, ended: EngineExit, partial: Path) -> Outcome:
+    """Sum up what AIPerf left, and publish it if the run came to its end."""
+    try:
+        records = read_run(partial, _scrubber(settings))
+    except DataError:
+        if ended.status or ended.was_stopped:  # no summary will say so
+            reason = f"no request was answered: {_ending(ended)}"
+            _record_verdict(partial, Level.INVALID, [reason])
+        raise _failed(settings, ended, partial, has_rows=False) from None
+    if not records.incomplete and (ended.status or ended.was_stopped):
+        records = replace(records, incomplete=_ending(ended))
+    summary = summarize(records)
+    verdict = _judged(settings, summary)
+    _record_verdict(partial, verdict.level, verdict.texts)
+    write_summary(summary, verdict, about_line(partial), partial)
+    if not records.n_used and records.errors and not ended.was_stopped:
+        raise _all_failed(records, settings, target, partial)
+    if ended.status or ended.was_stopped:
+        raise _failed(settings, ended, partial, has_rows=True)
+    return Outcome(publish(partial), summary, verdict)
 
 
 def read_outcome(settings: Settings, folder: Path) -> Outcome:
@@ -177,8 +192,12 @@ def _run(
         manifest[KEY] = key_of(settings, plan, target, environ)
         write_manifest(partial, manifest)
 
-    def say_stopping() -> None:
-        talk("\nstopping: AIPerf writes what it has (once more, or a minute, and it is killed)")
+    time_limit_s = run_time_limit_s(settings, plan)
+
+    def say_stopping(stopping: Stopping) -> None:
+        why = f"{time_limit_s:g} s are over" if stopping.out_of_time else "stopping"
+        kill = f"once more, or {stopping.patience_s:g} s, and it is killed"
+        talk(f"\n{why}: AIPerf writes what it has ({kill})")
 
     try:
         ended = run_engine(
@@ -188,7 +207,7 @@ def _run(
             partial / CONSOLE_LOG,
             ui=settings.ui_type or "none",
             meanwhile=record_origin,
-            on_stop=say_stopping,
+            rules=StopRules(say_stopping, lambda: _has_rows(partial), time_limit_s),
         )
     finally:
         _scrub(settings, partial)
@@ -230,14 +249,48 @@ def _scrub(settings: Settings, folder: Path) -> None:
         scrub_files(folder, settings.openai_api_key)
 
 
-def _failed(settings: Settings, ended: EngineExit, partial: Path) -> HarnessError:
+def _has_rows(partial: Path) -> bool:
+    try:
+        return (partial / ROWS).stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _record_verdict(partial: Path, level: Level, reasons: Sequence[str]) -> None:
+    facts: dict[str, object] = {"level": level, "reasons": list(reasons)}
+    write_manifest(partial, read_manifest(partial) | {"verdict": facts})
+
+
+def _ending(ended: EngineExit) -> str:
+    """Say in a few words how a run ended that did not come to its end."""
     if ended.interrupted:
-        what = f"interrupted; what it has is kept in {partial}"
-        return StoppedError("AIPerf", what, "an earlier result of this name is untouched")
+        return "interrupted"
+    if ended.time_limit_s is not None:
+        return f"stopped after {ended.time_limit_s:g} s (RUN_TIME_LIMIT)"
+    return f"AIPerf ended with status {ended.status}"
+
+
+def _failed(
+    settings: Settings, ended: EngineExit, partial: Path, *, has_rows: bool
+) -> HarnessError:
+    kept = f"what it has is kept in {partial}"
+    left = f"; {kept}" if has_rows else " before any request was answered"
+    if ended.interrupted:
+        return StoppedError("AIPerf", f"interrupted{left}", _UNTOUCHED)
+    if ended.time_limit_s is not None:
+        remedy = "see what the server was doing, or raise RUN_TIME_LIMIT"
+        return EngineError("AIPerf", f"{_ending(ended)}{left}", remedy)
     log = partial / CONSOLE_LOG
     reason = one_line(scrub(reason_in(log), settings.openai_api_key))
     what = f"ended with status {ended.status}" + (f": {reason}" if reason else "")
     return EngineError("AIPerf", what, f"see {log}")
+
+
+def _stopped_at_the_end(partial: Path) -> StoppedError:
+    if partial.exists():
+        return StoppedError("run", f"interrupted; what it has is kept in {partial}", _UNTOUCHED)
+    what = f"interrupted when it had ended; it is kept in {final_name(partial)}"
+    return StoppedError("run", what, "see summary.md there")
 
 
 def _all_failed(

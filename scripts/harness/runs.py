@@ -49,10 +49,15 @@ def working_folder(
 
 def publish(partial: Path) -> Path:
     """Make a finished ``.partial`` the run of its name and return the new path."""
-    final = partial.with_name(partial.name.removesuffix(PARTIAL))
+    final = final_name(partial)
     if final.exists():
         _move_aside(final, final.name)
     return partial.rename(final)
+
+
+def final_name(partial: Path) -> Path:
+    """Return the path that a ``.partial`` is published under."""
+    return partial.with_name(partial.name.removesuffix(PARTIAL))
 
 
 def latest(artifacts: Path) -> Path:
