@@ -61,6 +61,7 @@ def test_an_open_loop_has_no_ceiling_unless_it_is_set() -> None:
     assert value_after("--request-rate", argv) == "0.5"
     assert value_after("--arrival-pattern", argv) == "gamma"
     assert value_after("--benchmark-duration", argv) == "30"
+    assert value_after("--benchmark-grace-period", argv) == "300"  # none under way is cut
     assert not {"--concurrency", "--request-count"} & set(argv)
     limited = argv_of(request_rate=0.5, concurrency=20, concurrency_is_set=True)
     assert value_after("--concurrency", limited) == "20"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
-from harness.plan import Mode, describe, make_plan, parse_mode
+from harness.plan import Mode, describe, make_plan, parse_mode, reuse_note
 from harness.prompts import PromptFile
 from harness.settings import Settings
 
@@ -98,6 +98,8 @@ def test_a_duration_counts_no_requests_and_has_prompts_for_a_fast_server() -> No
     plan = make_plan(settings(benchmark_duration=30.0), "profile")
     assert (plan.n_requests, plan.duration_s, plan.name) == (None, 30.0, "ISL100_OSL200_CON10_30S")
     assert plan.n_prompts == 10 * 30 / 0.4 + 10  # 200 tokens at 500 a second
+    assert reuse_note(plan).startswith("760 prompts are made; a server that answers more")
+    assert reuse_note(make_plan(settings(), "profile")) == ""
     at_rate = make_plan(rated(benchmark_duration=100.0, warmup_requests=0), "profile")
     assert 500 < (at_rate.n_prompts or 0) < 650
     forever = make_plan(settings(benchmark_duration=1e6), "profile")

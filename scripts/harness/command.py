@@ -98,6 +98,8 @@ def _load(settings: Settings, plan: Plan) -> list[str]:
         "--request-count": plan.n_requests,
         "--num-conversations": plan.n_conversations,
         "--benchmark-duration": plan.duration_s,
+        # Requests under way at the end are waited for: to cut the slow ones would flatter.
+        "--benchmark-grace-period": plan.duration_s and settings.request_timeout_seconds,
         "--warmup-request-count": plan.n_warmup or None,  # AIPerf rejects 0
         "--request-timeout-seconds": settings.request_timeout_seconds,
     }

@@ -109,6 +109,15 @@ def describe(plan: Plan) -> str:
     return ", ".join(words) + (f" after {plan.n_warmup} to warm up" if plan.n_warmup else "")
 
 
+def reuse_note(plan: Plan) -> str:
+    """Say that prompts may be sent again: nobody knows how many a closed loop takes in a time."""
+    if plan.n_prompts is None or plan.duration_s is None or plan.request_rate is not None:
+        return ""
+    return (
+        f"{plan.n_prompts} prompts are made; a server that answers more requests meets some again"
+    )
+
+
 def _closed_loop(
     settings: Settings, mode: Mode, point: int | None, prompts: PromptFile | None, seed: int
 ) -> Plan:

@@ -101,12 +101,20 @@ def about_line(folder: Path, facts: Facts | None = None) -> str:
 
 
 class _Plan(msgspec.Struct):
+    """The load, as `harness.plan.Plan` describes it."""
+
     concurrency: int | None = None
     n_requests: int | None = None
+    n_conversations: int | None = None
+    duration_s: float | None = None
+    request_rate: float | None = None
+    arrival_pattern: str | None = None
+    follows_timestamps: bool = False
 
 
 class _Endpoint(msgspec.Struct):
     url: str = ""
+    more_urls: list[str] = msgspec.field(default_factory=list)
 
 
 class _Machine(msgspec.Struct):
@@ -133,7 +141,8 @@ def _manifest(document: dict[str, object]) -> _Manifest:
 
 
 def _about_manifest(manifest: _Manifest) -> Iterator[str]:
-    yield from _about(manifest.model, manifest.endpoint.url, manifest.plan)
+    urls = (manifest.endpoint.url, *manifest.endpoint.more_urls)
+    yield from _about(manifest.model, ", ".join(urls), manifest.plan)
     if manifest.name:
         yield manifest.name
     if manifest.machine.cpu:
@@ -152,10 +161,22 @@ def _about_facts(facts: Facts) -> Iterator[str]:
 def _about(model: str, url: str, plan: _Plan) -> Iterator[str]:
     if model or url:
         yield " at ".join(part for part in (model, url) if part)
+    yield from _about_load(plan)
+
+
+def _about_load(plan: _Plan) -> Iterator[str]:
+    if plan.request_rate is not None:
+        yield f"{plan.request_rate:g} requests/s ({plan.arrival_pattern})"
+    if plan.follows_timestamps:
+        yield "at their timestamps"
     if plan.concurrency is not None:
         yield f"concurrency {plan.concurrency}"
     if plan.n_requests is not None:
         yield f"{plan.n_requests} requests"
+    if plan.n_conversations is not None:
+        yield f"{plan.n_conversations} conversations"
+    if plan.duration_s is not None:
+        yield f"{plan.duration_s:g} s"
 
 
 def _cells(row: Latency, digits: int) -> list[str]:
