@@ -15,7 +15,7 @@ from harness.endpoint import Access, EndpointFacts, Server
 from harness.engine import EngineExit, Stopping, StopRules, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
 from harness.interrupts import held_back
-from harness.plan import Plan, describe
+from harness.plan import Plan, describe, reuse_note
 from harness.probes import NEW_LIMIT, OLD_LIMIT, Limit, Question, brief
 from harness.records import ROWS, Records, read_run
 from harness.render import about_line, write_summary
@@ -40,6 +40,7 @@ _UNTOUCHED = "an earlier result of this name is untouched"
 CONSOLE_LOG = "aiperf_console.log"
 LOOK_TIMEOUT_S = 5.0
 _BRIEF_TIMEOUT_S = 30.0
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,9 @@ def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
     question = Question(settings.model, limit=asked, extra=settings.extra_inputs)
     timeout_s = min(settings.request_timeout_seconds, _BRIEF_TIMEOUT_S)
     answer = brief(Server(base, key, access), question, timeout_s)
+    for url in settings.more_urls:
+        how = endpoint.access(url, {**settings.handed_on, **environ})
+        _look_at_another(Server(url, key, how), question, timeout_s)
     resolve = tokenizer.hugging_face({**settings.handed_on, **environ})
     files = tokenizer.offline_files()
     counts = answer is not None and answer.usage is not None
@@ -88,6 +92,16 @@ def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
     understood = (answer.limit if answer else None) or asked
     notes = () if understood == asked else (f"the server takes no {asked}: {understood} is sent",)
     return Target(base, access, facts, choice, understood == OLD_LIMIT, notes)
+
+
+def _look_at_another(server: Server, question: Question, timeout_s: float) -> None:
+    """Check a server that shares the load: it must answer, and with the same model."""
+    facts = endpoint.look(server.base, server.key, LOOK_TIMEOUT_S, server.how)
+    served = [model.id for model in facts.models or ()]
+    if served and question.model not in served:
+        what = f"does not serve {question.model} but {', '.join(served[:_MOST_NAMED])}"
+        raise EndpointError(server.base, what, "take it out of MORE_URLS, or start it with MODEL")
+    brief(server, question, timeout_s)
 
 
 def preview(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> str:
@@ -117,6 +131,8 @@ def measure(
 
     with working_folder(Path(settings.artifacts_dir), plan.name, tell_leftover) as partial:
         talk(_announcement(settings, plan, target))
+        if note := reuse_note(plan):
+            talk(f"note: {note}")
         ended = _run(settings, plan, target, environ, partial, talk)
         try:
             with held_back():  # seconds at most, and what was measured is not lost at the very end
