@@ -419,6 +419,32 @@ def test_requests_that_meet_too_many_others_fail() -> None:
         assert statuses.count(503) >= 4
 
 
+def test_a_stream_can_end_in_an_error_event_without_a_status() -> None:
+    broken = script(ask(max_tokens=6), fault=Fault.ERROR_EVENT)
+    assert broken.tail == b"data: [DONE]\n\n"
+    assert len(broken.events) == 4
+    assert json.loads(broken.events[-1].removeprefix(b"data: "))["error"]["code"] == 500
+
+
+def test_a_revoked_key_is_refused_from_then_on() -> None:
+    with simulator("--revoke-after", "2", *QUICK) as server:
+        assert [post(server).status_code for _ in range(4)] == [200, 200, 401, 401]
+        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+
+
+def test_it_can_be_killed_by_a_request() -> None:
+    with simulator("--die-after", "1", *QUICK) as server:
+        assert post(server).status_code == 200
+        with pytest.raises(httpx.TransportError):
+            post(server)
+        assert server.process.wait(30) == -signal.SIGKILL
+
+
+def test_a_deaf_one_takes_connections_and_answers_nothing() -> None:
+    with simulator("--deaf") as server, pytest.raises(httpx.ReadTimeout):
+        httpx.get(f"{server.url}/health", timeout=1.0)
+
+
 def test_failing_shares_answer_with_their_status() -> None:
     shares = ("--fail-share", "0.5", "--fail-status", "502", "--rate-limit-share", "0.5")
     with simulator(*shares, "--retry-after-s", "3", *QUICK) as server:

@@ -65,6 +65,7 @@ class Fault(StrEnum):
     DROP = "drop"
     BROKEN_JSON = "broken-json"
     EMPTY_DELTA = "empty-delta"
+    ERROR_EVENT = "error-event"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,16 @@ class Faults:
     drop_share: float = 0.0  # connection cut in mid-stream
     broken_json_share: float = 0.0  # one event in mid-stream is no JSON
     empty_delta_share: float = 0.0  # a stream of events without text
+    error_event_share: float = 0.0  # a stream that ends in an event with an error, as vLLM's do
     after_requests: int = 0  # the shares begin after so many chat requests
     fail_above: int | None = None  # requests fail that meet more than so many in flight
     crawl_after_tokens: int | None = None  # from this token on, each one takes crawl_ms
     crawl_ms: float = 1000.0
     not_streaming: bool = False  # stream requests get one JSON body
     empty_stream: bool = False  # a stream that ends before any token
+    deaf: bool = False  # connections are taken, nothing is ever answered
+    revoke_after: int | None = None  # the key is refused after so many chat requests
+    die_after: int | None = None  # the process is killed by the chat request after so many
     close_idle_ms: float | None = None  # connections are closed so long after each answer
     only_max_tokens: bool = False  # 400 on max_completion_tokens
     reject_extra: bool = False  # 400 on ignore_eos and min_tokens
@@ -103,6 +108,7 @@ class Faults:
             (Fault.DROP, self.drop_share),
             (Fault.BROKEN_JSON, self.broken_json_share),
             (Fault.EMPTY_DELTA, self.empty_delta_share),
+            (Fault.ERROR_EVENT, self.error_event_share),
         )
 
     def of(self, ordinal: int, seed: int) -> Fault:

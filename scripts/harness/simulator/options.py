@@ -29,7 +29,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Beha
     models = tuple(options.models) if options.models else Behaviour().models
     behaviour = Behaviour(**chosen | {"faults": faults, "models": models})
     key = _key(options.require_key_env, environ)
-    return behaviour, Service(options.host, options.port, key, options.truth_log)
+    return behaviour, Service(options.host, options.port, key, options.truth_log, options.until_eof)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,6 +58,7 @@ def _add_service(group: argparse._ArgumentGroup) -> None:
     add("--echo-key", action="store_true",
         help="401 and --fail-share bodies repeat the key that was sent")  # fmt: skip
     add("--truth-log", type=Path, metavar="FILE", help="append what was really done, JSONL")
+    add("--until-eof", action="store_true", help="stop also when standard input ends")
     add("--seed", type=argument(Whole(0)), default=0, help="of delays and faults (0)")  # fmt: skip
 
 
@@ -126,6 +127,7 @@ def _add_shares(group: argparse._ArgumentGroup) -> None:
         ("drop", "connection cut in mid-stream"),
         ("broken-json", "one event in mid-stream is no JSON"),
         ("empty-delta", "a stream of events without text"),
+        ("error-event", "a stream that ends in an event with an error"),
     ):
         add(f"--{name}-share", type=_share, default=0.0, metavar="SHARE", help=meaning)
     add("--fail-status", type=argument(Whole(400)), default=usual.fail_status, help="(%(default)s)")
@@ -161,6 +163,11 @@ def _add_quirks(group: argparse._ArgumentGroup) -> None:
         metavar="MS",
         help="(%(default)s)",
     )
+    for name, meaning in (
+        ("revoke", "401 after N chat requests"),
+        ("die", "killed by the chat request after N others"),
+    ):
+        add(f"--{name}-after", type=argument(Whole(0)), metavar="N", help=meaning)
     add(
         "--close-idle",
         dest="close_idle_ms",
@@ -171,6 +178,7 @@ def _add_quirks(group: argparse._ArgumentGroup) -> None:
         help="close connections so long after each answer, unannounced, as llama.cpp does (5)",
     )
     for name, meaning in (
+        ("deaf", "connections are taken, nothing is ever answered"),
         ("not-streaming", "stream requests get one JSON body"),
         ("empty-stream", "streams end before any token"),
         ("only-max-tokens", "400 on max_completion_tokens"),

@@ -17,6 +17,7 @@ from harness.simulator.behaviour import Behaviour, Fault
 
 DEFAULT_OUTPUT_TOKENS = 50
 DONE = b"data: [DONE]\n\n"
+_ERROR_EVENT = b'data: {"error":{"message":"Simulated failure","code":500}}\n\n'
 #: Each is one token with its leading space, for o200k, cl100k, gpt2 and Llama's tokenizers.
 _TEXT = "the time of day and one more way to say that this is only what it was for a"
 _WORDS = tuple(f" {word}".encode() for word in _TEXT.split())
@@ -214,6 +215,8 @@ def stream_script(ask: Ask, answer: Answer, behaviour: Behaviour, fault: Fault) 
     middle = len(events) // 2
     if fault is Fault.DROP:
         return replace(script, events=events[: max(1, middle)], cut=True)
+    if fault is Fault.ERROR_EVENT:
+        return replace(script, events=(*events[:middle], _ERROR_EVENT), tail=DONE)
     if fault is Fault.BROKEN_JSON:
         broken = (events[middle][:40] + b"\n\n",)
         return replace(script, events=events[:middle] + broken + events[middle + 1 :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -59,10 +60,14 @@ class Endpoint:
         self._n_in_flight = 0
         self._n_in_service = 0
         self._n_overloads = 0
+        self._is_revoked = False
 
     def app(self) -> web.Application:
         """Return the web application."""
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        if self._behaviour.faults.deaf:
+            app.router.add_route("*", "/{path:.*}", _never_answer)
+            return app
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/health", self.health)
@@ -110,6 +115,11 @@ class Endpoint:
         limit = self._behaviour.faults.fail_above
         if limit is not None and self._n_in_flight > limit:
             self._n_overloads += 1
+        faults = self._behaviour.faults
+        if faults.die_after is not None and self._n_arrived >= faults.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if faults.revoke_after is not None and self._n_arrived >= faults.revoke_after:
+            self._is_revoked = True
         truth = Truth(
             request_id=request.headers.get("X-Request-ID"),
             ordinal=self._n_arrived,
@@ -167,7 +177,7 @@ class Endpoint:
         return web.Response(body=body, content_type="application/json")
 
     def _wrong_key(self, request: web.Request) -> Refusal | None:
-        if self._key is None or _key_of(request) == self._key:
+        if not self._is_revoked and self._key in (None, _key_of(request)):
             return None
         said = f"Incorrect API key provided{self._echo(request)}"
         return Refusal(401, "invalid_api_key", said)
@@ -192,6 +202,10 @@ class Endpoint:
         if self._behaviour.context_tokens:
             card["max_model_len"] = self._behaviour.context_tokens
         return card
+
+
+async def _never_answer(_: web.Request) -> web.StreamResponse:
+    return await asyncio.Future[web.StreamResponse]()  # until the client gives up
 
 
 def _key_of(request: web.Request) -> str:
@@ -268,6 +282,7 @@ class Service:
     port: int
     key: str | None = field(repr=False)
     truth_log: Path | None
+    until_eof: bool = False
 
 
 def serve(behaviour: Behaviour, service: Service, ready: Callable[[str], None]) -> None:
