@@ -43,6 +43,8 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
         return Exit.DONE
     target = look_at(settings, os.environ)
     talk(f"Tokenizer: {target.tokenizer.name}: {target.tokenizer.why}")
+    for note in target.notes:
+        talk(f"note: {note}")
     if argv[0] == "sweep":
         return _sweep(settings, plans, target, talk, out)
     return _single(settings, plans[0], target, talk, out)

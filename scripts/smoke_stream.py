@@ -15,10 +15,10 @@ from typing import TextIO
 
 from harness import settings as configuration
 from harness.cli import Arguments, run_verb
-from harness.endpoint import access
+from harness.endpoint import Server, access
 from harness.errors import Exit
 from harness.settings import Settings
-from harness.smoke import Heard, Question, Server, ask
+from harness.smoke import Heard, Question, ask
 from harness.table import number
 from harness.texts import one_line, scrub
 

@@ -8,10 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -20,13 +19,11 @@ from harness.endpoint import (
     ServedModel,
     access,
     look,
-    reports_usage,
     require_name,
     tls_context,
 )
 from harness.errors import EndpointError, UsageError
 from tests.canned import (
-    EVENTS,
     JSON,
     Canned,
     canned,
@@ -34,12 +31,10 @@ from tests.canned import (
     dripping,
     hanging_up,
     silent,
-    stream,
 )
 from tests.servers import simulator
 
 MODELS = "/v1/models"
-CHAT = "/v1/chat/completions"
 LIST = Canned(200, json.dumps({"data": [{"id": "m"}]}), JSON)
 
 
@@ -222,109 +217,6 @@ def test_http_to_a_tls_port_is_told(certificate: Path) -> None:
     with canned({MODELS: [LIST]}, certificate) as server, pytest.raises(EndpointError) as caught:
         look(server.url.replace("https:", "http:"), None)
     assert "https://" in caught.value.remedy
-
-
-@pytest.mark.parametrize(("options", "expected"), [((), True), (("--no-usage",), False)])
-def test_usage_is_seen_where_the_server_reports_it(
-    options: tuple[str, ...], expected: bool
-) -> None:
-    with simulator(*options) as server:
-        assert reports_usage(server.url, None, "simulated", 20.0) is expected
-        (truth,) = server.truths(at_least=1)
-    assert truth.tokens == 2
-
-
-def test_a_server_that_knows_only_the_new_limit_is_asked_with_it() -> None:
-    refusal = Canned(400, '{"error": {"message": "Unsupported parameter: \'max_tokens\'"}}', JSON)
-    usage = stream('{"usage": null}', '{"usage": {"completion_tokens": 2}}')
-    answers = [Canned(refusal.status, refusal.body, JSON, to='"max_tokens"'), usage]
-    with canned({CHAT: answers}) as server:
-        assert reports_usage(server.url, None, "m", 5.0)
-
-
-def test_a_server_that_refuses_stream_options_reports_no_usage() -> None:
-    refusal = Canned(400, '{"error": "unknown field stream_options"}', JSON)
-    with canned({CHAT: [refusal]}) as server:
-        assert not reports_usage(server.url, None, "m", 5.0)
-
-
-def test_events_that_are_no_json_hold_no_usage() -> None:
-    with canned({CHAT: [Canned(200, 'data: {"us\n\ndata: 3\n\n: note\n\n', EVENTS)]}) as server:
-        assert not reports_usage(server.url, None, "m", 5.0)
-
-
-class OneAfterTheOther(list[Canned]):
-    """Answers of which each is given once."""
-
-    def __iter__(self) -> Iterator[Canned]:
-        while self:
-            yield self.pop(0)
-
-
-AT_ONCE = {"Retry-After": "0"}
-USAGE = stream('{"usage": {"completion_tokens": 2}}')
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_server_is_asked_again(status: int) -> None:
-    busy = Canned(status, headers=AT_ONCE)
-    with canned({CHAT: OneAfterTheOther([busy, busy, busy, USAGE])}) as server:
-        assert reports_usage(server.url, None, "m", 20.0)
-
-
-@pytest.mark.parametrize("status", [429, 502])
-def test_a_server_that_stays_busy_does_not_say_and_the_run_goes_on(status: int) -> None:
-    with canned({CHAT: [Canned(status, headers=AT_ONCE)]}) as server:
-        assert not reports_usage(server.url, None, "m", 20.0)
-        assert len(server.seen) == 4
-
-
-def clock(sleep: Callable[..., object]) -> SimpleNamespace:
-    """Return a stand-in for the module ``time`` as one room sees it: other threads sleep on."""
-    return SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
-
-
-def test_a_busy_server_is_given_the_pause_that_it_asks_for_up_to_two_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pauses_s: list[float] = []
-    monkeypatch.setattr("harness.endpoint.time", clock(pauses_s.append))
-    waits = [Canned(429, headers={"Retry-After": wait}) for wait in ("1", "600")]
-    dated = Canned(503, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})
-    with canned({CHAT: OneAfterTheOther([*waits, dated, USAGE])}) as server:
-        assert reports_usage(server.url, None, "m", 20.0)
-    assert pauses_s == [1.0, 2.0, 0.8]
-
-
-def test_no_pause_outlasts_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.endpoint.time", clock(pytest.fail))
-    with canned({CHAT: [Canned(429, headers={"Retry-After": "2"})]}) as server:
-        assert not reports_usage(server.url, None, "m", 1.5)
-        assert len(server.seen) == 1
-
-
-def test_a_server_that_breaks_off_or_never_answers_does_not_say() -> None:
-    with hanging_up() as url:
-        assert not reports_usage(url, None, "m", 5.0)
-    for unanswered in (silent(), dripping()):
-        with unanswered as url:
-            assert not reports_usage(url, None, "m", 0.3)
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_refusal_is_told_at_once(status: int) -> None:
-    with canned({CHAT: [Canned(status, headers=AT_ONCE)]}) as server:
-        with pytest.raises(EndpointError, match=f"HTTP {status}"):
-            reports_usage(server.url, None, "m", 5.0)
-        assert [seen.path for seen in server.seen].count(CHAT) == 1
-
-
-def test_a_model_that_is_not_served_is_told_with_those_that_are() -> None:
-    with (
-        simulator("--unknown-model-404", "--model", "llama-3") as server,
-        pytest.raises(EndpointError, match="did you mean llama-3"),
-    ):
-        reports_usage(server.url, None, "Llama3", 20.0)
 
 
 def test_asking_the_server_loads_no_heavy_package() -> None:

@@ -14,9 +14,10 @@ import pytest
 
 import smoke_stream
 from harness.cli import guarded
-from harness.endpoint import DIRECT
+from harness.endpoint import DIRECT, Server
 from harness.errors import EndpointError, Exit
-from harness.smoke import Piece, Question, Server, adapted, hear, held_back
+from harness.probes import held_back
+from harness.smoke import Piece, Question, adapted, hear
 from tests.canned import JSON, Canned, canned, closed_port, silent, stream
 from tests.servers import simulator
 

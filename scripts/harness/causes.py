@@ -251,13 +251,16 @@ def _not_served(refusal: _Refusal, model: str, served: Sequence[str]) -> Cause:
     what = refusal.told(f"(the model {model} is not served here)")
     if not served:
         return Cause(what, "set MODEL to the name the server was started with")
-    if near := _nearest(model, served):
+    if near := nearest(model, served):
         return Cause(what, f"did you mean {near}? Set MODEL to one of: {_listed(served, near)}")
     return Cause(what, f"set MODEL to one of: {_listed(served)}")
 
 
-def _nearest(model: str, served: Sequence[str]) -> str | None:
-    """Return the served name most like ``model``, whatever the case and the owner before a /."""
+def nearest(model: str, served: Sequence[str]) -> str | None:
+    """Return the served name most like ``model``, whatever the case and the owner before a /.
+
+    None if none is alike.
+    """
     wanted = model.lower()
     for name in served:
         if wanted.rsplit("/")[-1] == name.lower().rsplit("/")[-1]:

@@ -1,6 +1,6 @@
 """The server that is measured: how it is reached, and what it says of itself.
 
-Why an answer did not come is told by `harness.causes`.
+Why an answer did not come is told by `harness.causes`, what chat requests show by `harness.probes`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,29 +21,31 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 
 import httpx2
 
-from harness.address import CHAT_PATH, OPENAI_BASE
-from harness.causes import (
-    explain_exception,
-    explain_status,
-    other_limit,
-)
+from harness.address import OPENAI_BASE
+from harness.causes import explain_exception, explain_status
 from harness.errors import EndpointError, UsageError
 from harness.kinds import Flag
 from harness.texts import scrub
 
 __all__ = [
+    "TRANSPORT_ERRORS",
     "Access",
     "EndpointFacts",
+    "Reply",
     "ServedModel",
+    "Server",
     "access",
     "exists",
     "explain_exception",
     "explain_refusal",
     "explain_status",
+    "in_background",
     "look",
-    "reports_usage",
+    "request_headers",
     "require_name",
+    "send",
     "tls_context",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -53,11 +55,8 @@ _NAME_TIMEOUT_S = 3.0
 _VERSION_TIMEOUT_S = 2.0
 _GRACE_S = 1.0  # for a server that answers just within its time-out
 _MAX_BODY_BYTES = 1 << 20
-_BRIEF_TOKENS = 2
-_PAUSES_S = (0.2, 0.4, 0.8)  # before a busy server is asked again
-_LONGEST_PAUSE_S = 2.0
 #: What can go wrong while asking; name look-ups and our own time limits raise OSErrors.
-_TRANSPORT_ERRORS = (OSError, httpx2.HTTPError, httpx2.InvalidURL)
+TRANSPORT_ERRORS = (OSError, httpx2.HTTPError, httpx2.InvalidURL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,20 @@ DIRECT = Access()
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """Who is asked, with which key, and how it is reached."""
+
+    base: str
+    key: str | None = field(repr=False)
+    how: Access = DIRECT
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model of /v1/models; ``root`` is what it was loaded from, the length counts tokens."""
+    """One model of /v1/models; ``root`` is what it was loaded from.
+
+    ``max_model_len`` is the longest prompt and answer together (tokens).
+    """
 
     id: str
     root: str | None = None
@@ -92,11 +103,15 @@ class EndpointFacts:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, whatever its status; header names are in small letters."""
+    """An answer, whatever its status; header names are in small letters.
+
+    ``pieces``: how its body came in, as (seconds since it was asked for, bytes so far).
+    """
 
     status: int
     body: str
     headers: Mapping[str, str]
+    pieces: tuple[tuple[float, int], ...] = ()
 
 
 def access(base: str, variables: Mapping[str, str]) -> Access:
@@ -137,37 +152,14 @@ def look(base: str, key: str | None, timeout_s: float = 5.0, how: Access = DIREC
     require_name(base, min(timeout_s, _NAME_TIMEOUT_S), how)
     try:
         limit_s = timeout_s + _GRACE_S
-        reply = _within(limit_s, lambda: _ask(base + _MODELS_PATH, key, None, timeout_s, how))
-    except _TRANSPORT_ERRORS as error:
+        reply = within(limit_s, lambda: send(base + _MODELS_PATH, key, None, timeout_s, how))
+    except TRANSPORT_ERRORS as error:
         asked = urlsplit(base).path + _MODELS_PATH
         raise explain_exception(error, base, key, timeout_s, asked) from None
     if _is_refusal(reply):
         raise _explained(reply, base, key)
     version = None if base == OPENAI_BASE else _version(base, how)
     return EndpointFacts(_models(reply), version, reply.headers.get("server"))
-
-
-def reports_usage(
-    base: str, key: str | None, model: str, timeout_s: float, how: Access = DIRECT
-) -> bool:
-    """Tell whether the server counts tokens itself: one streamed request of two tokens.
-
-    A busy server is asked a few times, all within ``timeout_s``; one that then still is, or breaks
-    off, does not say: the run will tell more. Raises EndpointError when the request is refused for
-    another reason than asking for the count.
-    """
-    limit, deadline_s = "max_tokens", time.monotonic() + timeout_s
-    try:
-        reply = _patiently(base, key, _brief(model, limit), deadline_s, how)
-        if swapped := other_limit(limit, reply.status, reply.body):
-            reply = _patiently(base, key, _brief(model, swapped), deadline_s, how)
-    except _TRANSPORT_ERRORS:
-        return False
-    if _is_busy(reply) or (reply.status in (400, 422) and "stream_options" in reply.body):
-        return False
-    if reply.status != HTTPStatus.OK:
-        raise explain_refusal(reply, base, key, model, how)
-    return any(isinstance(event.get("usage"), dict) for event in _events(reply.body))
 
 
 def explain_refusal(
@@ -185,11 +177,11 @@ def exists(url: str, key: str | None, timeout_s: float, how: Access = DIRECT) ->
     """Tell whether a file can be had from there, within ``timeout_s``; a redirect counts as yes."""
 
     def ask() -> Reply:
-        return _ask(url, key, None, timeout_s, how, method="HEAD")
+        return send(url, key, None, timeout_s, how, method="HEAD")
 
     try:
-        return _within(timeout_s, ask).status < HTTPStatus.BAD_REQUEST
-    except _TRANSPORT_ERRORS:
+        return within(timeout_s, ask).status < HTTPStatus.BAD_REQUEST
+    except TRANSPORT_ERRORS:
         return False
 
 
@@ -202,7 +194,7 @@ def require_name(base: str, timeout_s: float = _NAME_TIMEOUT_S, how: Access = DI
     if how.proxy:
         return  # the proxy looks it up
     try:
-        _within(timeout_s, lambda: socket.getaddrinfo(url.hostname, url.port or 0))
+        within(timeout_s, lambda: socket.getaddrinfo(url.hostname, url.port or 0))
     except TimeoutError:
         what = f"the name {url.hostname} was not found out within {timeout_s:g} s"
         raise EndpointError(base, what, "check the network (VPN, DNS)") from None
@@ -227,12 +219,17 @@ def _proxy(url: SplitResult, variables: Mapping[str, str]) -> str | None:
     return value(f"{url.scheme.upper()}_PROXY") or None
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
+def within(seconds: float, work: Callable[[], T]) -> T:
     """Return what ``work`` returns; TimeoutError if that takes longer.
 
     A name server that is silent, or a server that sends a byte now and then, escapes the
-    time-outs of sockets. The thread that waits for it does not keep the process alive.
+    time-outs of sockets.
     """
+    return in_background(work).result(seconds)
+
+
+def in_background(work: Callable[[], T]) -> Future[T]:
+    """Start ``work`` in a thread, which does not keep the process alive; return its outcome."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -242,7 +239,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    return future.result(seconds)
+    return future
 
 
 def _is_refusal(reply: Reply) -> bool:
@@ -273,8 +270,8 @@ def _explained(
 def _version(base: str, how: Access) -> str | None:
     try:
         limit_s = _VERSION_TIMEOUT_S
-        reply = _within(limit_s, lambda: _ask(f"{base}/version", None, None, limit_s, how))
-    except _TRANSPORT_ERRORS:
+        reply = within(limit_s, lambda: send(f"{base}/version", None, None, limit_s, how))
+    except TRANSPORT_ERRORS:
         return None
     found = _object(reply.body) if reply.status == HTTPStatus.OK else {}
     return _text(found.get("version"))
@@ -291,7 +288,8 @@ def _models(reply: Reply) -> tuple[ServedModel, ...] | None:
 
 
 def _model(card: Mapping[str, object]) -> ServedModel:
-    length = card.get("max_model_len")
+    meta = card.get("meta")  # llama.cpp: n_ctx is that of one request
+    length = card.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
     tokens = length if isinstance(length, int) and length > 0 else None
     return ServedModel(str(card["id"]), _text(card.get("root")), tokens)
 
@@ -308,71 +306,23 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _brief(model: str, limit: str) -> dict[str, object]:
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": "Hi"}],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        limit: _BRIEF_TOKENS,
-    }
-
-
-def _patiently(
-    base: str, key: str | None, fields: Mapping[str, object], deadline_s: float, how: Access
+def send(
+    url: str,
+    key: str | None,
+    body: bytes | None,
+    timeout_s: float,
+    how: Access,
+    method: str = "",
+    most_bytes: int = _MAX_BODY_BYTES,
 ) -> Reply:
-    """Send one chat request, up to three times more while the server is busy or failing.
-
-    TimeoutError after ``deadline_s`` (of the monotonic clock).
-    """
-    url, body = base + CHAT_PATH, json.dumps(fields).encode()
-    reply = _once(url, key, body, deadline_s - time.monotonic(), how)
-    for default_s in _PAUSES_S:
-        pause_s = _asked_pause_s(reply, default_s)
-        if not _is_busy(reply) or time.monotonic() + pause_s >= deadline_s:
-            break
-        time.sleep(pause_s)
-        reply = _once(url, key, body, deadline_s - time.monotonic(), how)
-    return reply
-
-
-def _once(url: str, key: str | None, body: bytes, timeout_s: float, how: Access) -> Reply:
-    if timeout_s <= 0:
-        raise TimeoutError
-    return _within(timeout_s, lambda: _ask(url, key, body, timeout_s, how))
-
-
-def _is_busy(reply: Reply) -> bool:
-    """Tell whether the same request may succeed a little later."""
-    return reply.status == HTTPStatus.TOO_MANY_REQUESTS or reply.status // 100 == 5
-
-
-def _asked_pause_s(reply: Reply, default_s: float) -> float:
-    """Return the pause that the server asks for, as far as it is short."""
-    asked = reply.headers.get("retry-after", "").strip()
-    is_number = asked.isascii() and asked.isdigit()  # else a date
-    return min(float(asked), _LONGEST_PAUSE_S) if is_number else default_s
-
-
-def _events(stream: str) -> Iterator[Mapping[str, object]]:
-    for line in stream.splitlines():
-        if line.startswith("data:"):
-            yield _object(line.removeprefix("data:"))
-
-
-def _ask(
-    url: str, key: str | None, body: bytes | None, timeout_s: float, how: Access, method: str = ""
-) -> Reply:
-    """Send one request and read the answer, whatever its status.
+    """Send one request and read the answer, whatever its status, up to ``most_bytes``.
 
     No redirect is followed: the key would go along, and AIPerf's POST would become a GET.
-    ``timeout_s`` bounds each wait of the socket and the reading as a whole.
+    ``timeout_s`` bounds each wait of the socket and the reading as a whole. Raises one of
+    TRANSPORT_ERRORS.
     """
-    headers = {"Accept": "application/json, text/event-stream", "User-Agent": "aiperf-harness"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-    if body:
-        headers["Content-Type"] = "application/json"
+    headers = request_headers(key, has_body=body is not None)
+    started_s = time.monotonic()
     # Reading the system's certificates takes a while: not for plain HTTP.
     verify = tls_context(how) if url.startswith("https:") else False
     method = method or ("POST" if body else "GET")
@@ -382,16 +332,32 @@ def _ask(
         ) as client,
         client.stream(method, url, content=body) as answer,
     ):
-        text = _read(answer, time.monotonic() + timeout_s).decode("utf-8", "replace")
-        return Reply(answer.status_code, text, dict(answer.headers))
+        body_read, pieces = _read(answer, started_s, timeout_s, most_bytes)
+        text = body_read.decode("utf-8", "replace")
+        return Reply(answer.status_code, text, dict(answer.headers), pieces)
 
 
-def _read(answer: httpx2.Response, deadline_s: float) -> bytes:
-    body = bytearray()
+def request_headers(key: str | None, *, has_body: bool) -> dict[str, str]:
+    """Return the headers of every request of the harness."""
+    headers = {"Accept": "application/json, text/event-stream", "User-Agent": "aiperf-harness"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    if has_body:
+        headers["Content-Type"] = "application/json"
+    return headers
+
+
+def _read(
+    answer: httpx2.Response, started_s: float, timeout_s: float, most_bytes: int
+) -> tuple[bytes, tuple[tuple[float, int], ...]]:
+    body, pieces = bytearray(), []
+    deadline_s = time.monotonic() + timeout_s
     for piece in answer.iter_bytes():
         body += piece
-        if len(body) > _MAX_BODY_BYTES:
+        now_s = time.monotonic()
+        pieces.append((now_s - started_s, len(body)))
+        if len(body) > most_bytes:
             break
-        if time.monotonic() > deadline_s:
+        if now_s > deadline_s:
             raise TimeoutError
-    return bytes(body)
+    return bytes(body), tuple(pieces)

@@ -11,28 +11,21 @@ import openai
 from openai import APIError, APIStatusError, OpenAI, Stream
 from openai.types.chat import ChatCompletionChunk
 
-from harness.causes import other_limit
+from harness import probes
 from harness.endpoint import (
-    Access,
     Reply,
+    Server,
     explain_exception,
     explain_refusal,
     require_name,
     tls_context,
 )
 from harness.errors import EndpointError
-from harness.texts import one_line, said_in, scrub
+from harness.texts import one_line, scrub
 
 _DUMMY_KEY = "dummy"  # the openai package insists on one
 _HEADERS = frozenset({"accept", "content-length", "content-type", "host", "user-agent"})
 _CONNECT_TIMEOUT_S = 5.0
-_STREAM_TYPE = "text/event-stream"
-#: Together these mean that the whole answer was held back: no model thinks for so long and then
-#: makes a thousand tokens a second for one user.
-_HELD_BACK_SHARE = 0.05
-_HELD_BACK_GAP_S = 0.001
-_HELD_BACK_PIECES = 8
-_HELD_BACK_WAIT_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +37,6 @@ class Question:
     max_tokens: int
     timeout_s: float
     extra: Mapping[str, object] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Who is asked, with which key, and how it is reached."""
-
-    base: str
-    key: str | None
-    how: Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +95,7 @@ def hear(pieces: Sequence[Piece], started_s: float, question: Question, server: 
     spoken = [piece for piece in pieces if piece.speaks]
     if not spoken:
         raise _silent(pieces, server)
-    if held_back([piece.at_s for piece in spoken], started_s):
+    if probes.held_back([piece.at_s for piece in spoken], started_s):
         wait_s = spoken[0].at_s - started_s
         what = f"does not stream: all {len(spoken)} pieces came at once, after {wait_s:.1f} s"
         remedy = "turn off buffering in the server or in the proxy before it"
@@ -128,18 +112,6 @@ def hear(pieces: Sequence[Piece], started_s: float, question: Question, server: 
     )
 
 
-def held_back(arrivals_s: Sequence[float], started_s: float) -> bool:
-    """Tell whether the pieces were made one by one, but sent all at once at the end."""
-    n, first_s, last_s = len(arrivals_s), arrivals_s[0], arrivals_s[-1]
-    spread_s = last_s - first_s
-    return (
-        n >= _HELD_BACK_PIECES
-        and first_s - started_s >= _HELD_BACK_WAIT_S
-        and spread_s < n * _HELD_BACK_GAP_S
-        and spread_s < _HELD_BACK_SHARE * (last_s - started_s)
-    )
-
-
 def adapted(
     fields: Mapping[str, object], status: int, body: str
 ) -> tuple[dict[str, object], str] | None:
@@ -147,14 +119,11 @@ def adapted(
 
     Nothing is swapped back, so that two refusals do not go in circles.
     """
-    if "max_tokens" in fields and (other := other_limit("max_tokens", status, body)):
-        rest = {name: value for name, value in fields.items() if name != "max_tokens"}
-        note = f"the server refuses max_tokens; asked again with {other}"
-        return rest | {other: fields["max_tokens"]}, note
-    if "stream_options" in fields and status in (400, 422) and "stream_options" in body:
-        rest = {name: value for name, value in fields.items() if name != "stream_options"}
-        return rest, "the server refuses stream_options; asked again without a count of tokens"
-    return None
+    change = probes.adapted(fields, "max_tokens", status, body)
+    if change is None:
+        return None
+    again = f"with {change.instead}" if change.instead else "without a count of tokens"
+    return change.fields, f"the server refuses {change.refused}; asked again {again}"
 
 
 def _client(question: Question, server: Server) -> OpenAI:
@@ -222,20 +191,9 @@ def _create(
 
 def _require_stream(stream: Stream[ChatCompletionChunk], server: Server) -> None:
     kind = stream.response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == _STREAM_TYPE:
-        return
-    body = stream.response.read().decode("utf-8", "replace")
-    message, code = said_in(body)
-    if kind == "application/json" and '"choices"' in body:
-        what = "does not stream: it answered with one JSON body"
-        remedy = "switch streaming on in the server, or in the proxy before it"
-    elif code or '"error"' in body:
-        what, remedy = f"answered with an error: {message}", "change what the server names"
-    else:
-        what = f"answered with {kind or 'no content type'} instead of {_STREAM_TYPE}"
-        remedy = "check that AIPERF_URL is the address of the API, not of a web page"
-    what = one_line(scrub(what, server.key))
-    raise EndpointError(server.base, what, remedy)
+    if kind != probes.STREAM_TYPE:
+        body = stream.response.read().decode("utf-8", "replace")
+        raise probes.no_stream(kind, body, server)
 
 
 def _require_time(passed_s: float, question: Question) -> None:
