@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -24,6 +24,7 @@ from harness.render import MD, TSV, about_line, summary_text, write_summary
 from harness.runs import latest, read_manifest
 from harness.settings import Settings
 from harness.summary import summarize
+from harness.terms import LIMIT_KEYS, asked_of, limits_of
 from harness.texts import scrub
 from harness.verdict import judge
 
@@ -38,7 +39,9 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     err.write(f"summary of {run}\n")
     records = read_run(run, lambda text: scrub(text, settings.openai_api_key))
     summary = summarize(records)
-    verdict = judge(summary, _limit_pct(options.max_error_rate, run, settings))
+    manifest = read_manifest(run)
+    limits = limits_of(settings, _outranking(options.max_error_rate, manifest, settings))
+    verdict = judge(summary, limits, asked_of(manifest, records.facts))
     about = about_line(run, records.facts)
     out.write(summary_text(summary, verdict, about))  # first: the folder may not be writable
     write_summary(summary, verdict, about, options.output_dir)
@@ -78,16 +81,18 @@ def _settings(err: TextIO) -> Settings:
     return Settings(model="")
 
 
-def _limit_pct(typed: float | None, run: Path, settings: Settings) -> float:
-    """Return the largest error rate (%): as typed, else the run's own, else that of the settings.
+def _outranking(
+    typed: float | None, manifest: Mapping[str, object], settings: Settings
+) -> dict[str, object]:
+    """Return the limits that outrank the settings': the run's own, and above those what is typed.
 
-    Typed is the argument or, without one, the variable of the environment.
+    Typed is the argument ``typed`` or, as `make summary MAX_DRIFT=50`, a variable of the
+    environment.
     """
-    if typed is not None:
-        return typed
-    of_run = read_manifest(run).get("settings")
-    limit = of_run.get("MAX_ERROR_RATE") if isinstance(of_run, dict) else None
-    return float(limit) if isinstance(limit, int | float) else settings.max_error_rate
+    of_run = manifest.get("settings")
+    limits = dict(of_run) if isinstance(of_run, dict) else {}
+    limits |= {key: getattr(settings, key.lower()) for key in LIMIT_KEYS if os.environ.get(key)}
+    return limits if typed is None else limits | {"MAX_ERROR_RATE": typed}
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from harness.metrics import (
 from harness.records import read_run
 from harness.render import about_line, summary_md, summary_text, summary_tsv
 from harness.summary import Summary, summarize
-from harness.verdict import Verdict, judge
+from harness.verdict import Asked, Verdict, judge
 from tests.exports import (
     AGGREGATE,
     GOLDEN,
+    LIMITS,
     PHASES,
     ROWS,
     Line,
@@ -47,7 +48,7 @@ def summary_of(folder: Path, lines: Sequence[Line]) -> Summary:
 
 
 def judged(summary: Summary) -> Verdict:
-    return judge(summary, max_error_rate_pct=1)
+    return judge(summary, LIMITS, Asked())
 
 
 def test_the_oracle_covers_every_kind_of_run() -> None:
@@ -173,13 +174,80 @@ def test_a_metric_that_no_row_has_is_absent_although_requests_succeeded(tmp_path
 def test_a_p99_of_fewer_than_100_requests_is_marked(tmp_path: Path) -> None:
     few = summary_of(tmp_path / "few", [used()] * 99)
     many = summary_of(tmp_path / "many", [used()] * 100)
-    assert "p99 of 99 requests" in few.p99_note
-    assert many.p99_note == ""
+    assert "p99 of 99 requests is" in few.thin_note
+    assert many.thin_note == ""
     assert "20.0*" in summary_text(few, judged(few), "")
     assert "20.0*" in summary_md(few, judged(few), "")
     assert "*" not in summary_text(many, judged(many), "")
     assert "\t20.00\t20.00\t20.00\t20.00\t" in summary_tsv(few, judged(few))
-    assert f"Note\t{few.p99_note}\t\n" in summary_tsv(few, judged(few))
+    assert f"Note\t{few.thin_note}\t\n" in summary_tsv(few, judged(few))
+
+
+def test_a_p95_of_fewer_than_20_requests_is_marked_too_with_one_remark(tmp_path: Path) -> None:
+    few = summary_of(tmp_path / "few", [used()] * 19)
+    enough = summary_of(tmp_path / "enough", [used()] * 20)
+    assert few.thin_note.startswith("p95 and p99 of 19 requests are little more than the slowest")
+    assert enough.thin_note.startswith("p99 of 20 requests is")
+    (line,) = [x for x in summary_text(few, judged(few), "").splitlines() if x.startswith("TTFT")]
+    assert line.split()[1:4] == ["20.0", "20.0*", "20.0*"]
+    (line,) = [
+        x for x in summary_text(enough, judged(enough), "").splitlines() if x.startswith("TTFT")
+    ]
+    assert line.split()[1:4] == ["20.0", "20.0", "20.0*"]
+
+
+def reasoned(folder: Path, n_answer: float, first_output_ms: float | None) -> Summary:
+    """Sum up two requests whose model reasoned first, and said something in one or in both."""
+    write_rows(folder, [used(), used()])
+    ttft = {"unit": "ms", "avg": 20.0, "p50": 20.0, "p95": 20.0, "p99": 20.0, "count": 2}
+    later = dict.fromkeys(("avg", "p50", "p95", "p99"), first_output_ms)
+    more = {} if first_output_ms is None else {
+        "time_to_first_output_token": ttft | later,
+        "output_token_count": {"unit": "tokens", "avg": n_answer, "count": 1},
+    }  # fmt: skip
+    reasoning = {"unit": "tokens", "avg": 6.0, "count": 2}
+    write_aggregate(folder, 2, time_to_first_token=ttft, reasoning_token_count=reasoning, **more)
+    return summarize(read_run(folder))
+
+
+def test_the_first_token_after_reasoning_stands_beside_ttft(tmp_path: Path) -> None:
+    summary = reasoned(tmp_path, 4.0, first_output_ms=44.5)
+    for text in (summary_text, summary_md):
+        lines = [x.lstrip("| ") for x in text(summary, judged(summary), "").splitlines()]
+        titles = [x for x in lines if x.startswith(("TTFT", "Time to First Output", "Request Lat"))]
+        assert [x.partition("  ")[0].partition(" |")[0] for x in titles] == [
+            "TTFT", "Time to First Output Token", "Request Latency"
+        ]  # fmt: skip
+    first, second = summary_tsv(summary, judged(summary)).split("\n\n")
+    assert len(first.splitlines()) == 4
+    rows = second.splitlines()
+    verdict = rows.index("Verdict\tVALID\t")
+    assert rows[verdict - 2 : verdict] == [
+        "Time to First Output Token p50\t44.50\tms",
+        "Time to First Output Token p95\t44.50\tms",
+    ]
+
+
+def test_tokens_of_reasoning_are_counted_apart(tmp_path: Path) -> None:
+    """Both are means over all successful requests, the one that only reasoned included."""
+    summary = reasoned(tmp_path, 4.0, first_output_ms=44.5)
+    second = summary_tsv(summary, judged(summary)).split("\n\n")[1].splitlines()
+    assert second[5:7] == [
+        "Reasoning Tokens\t6.00\ttokens/request",
+        "Output Tokens without Reasoning\t2.00\ttokens/request",
+    ]
+    assert "**Reasoning Tokens**: " in summary_md(summary, judged(summary), "")
+
+
+def test_a_model_that_only_reasons_has_no_first_output_token(tmp_path: Path) -> None:
+    summary = reasoned(tmp_path, 0.0, first_output_ms=None)
+    assert summary.first_output is None
+    assert [rate.value for rate in summary.reasoning] == [6.0, 0.0]
+
+
+def test_a_model_that_does_not_reason_has_neither() -> None:
+    summary = summarize(read_run(GOLDEN / "clean"))
+    assert (summary.first_output, summary.reasoning) == (None, ())
 
 
 def test_guessed_units_are_told(tmp_path: Path) -> None:
@@ -216,7 +284,7 @@ def test_the_tsv_has_exactly_the_promised_form() -> None:
     assert lines[0] == ["metric", "value", "unit"]
     assert [(line[0], line[2]) for line in lines[1:5]] == [(m.title, m.unit) for m in RATES]
     assert lines[5] == ["Verdict", "INVALID", ""]
-    notes = (*verdict.texts, *summary.notes, summary.p99_note)
+    notes = (*verdict.texts, *summary.notes, summary.thin_note)
     assert lines[6:] == [["Note", note, ""] for note in notes]
 
 

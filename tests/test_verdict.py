@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.records import read_run
 from harness.summary import summarize
-from harness.verdict import Level, Verdict, judge
+from harness.verdict import Asked, Level, Verdict, judge
 from tests.exports import (
     AGGREGATE,
     GOLDEN,
+    LIMITS,
     Line,
     cancelled,
     failed,
@@ -24,7 +26,8 @@ from tests.exports import (
 
 
 def verdict_of(folder: Path, max_error_rate_pct: float = 1) -> Verdict:
-    return judge(summarize(read_run(folder)), max_error_rate_pct=max_error_rate_pct)
+    limits = replace(LIMITS, max_error_rate_pct=max_error_rate_pct)
+    return judge(summarize(read_run(folder)), limits, Asked())
 
 
 def run_with(folder: Path, n_used: int, n_failed: int) -> Path:

@@ -53,6 +53,19 @@ ERROR_RATE = Metric(
     "failed requests as a share of failed and successful ones",
 )  # fmt: skip
 
+TIME_TO_FIRST_OUTPUT_TOKEN = Metric(
+    "time_to_first_output_token", "Time to First Output Token", "ms", 1, "lower",
+    "from sending the request to the first token of the answer itself, after any reasoning",
+)  # fmt: skip
+REASONING_TOKENS = Metric(
+    "reasoning_token_count", "Reasoning Tokens", "tokens/request", 1, "lower",
+    "mean over successful requests of the tokens of reasoning; they are output tokens too",
+)  # fmt: skip
+ANSWER_TOKENS = Metric(
+    "output_token_count", "Output Tokens without Reasoning", "tokens/request", 1, "higher",
+    "mean over successful requests of the tokens of the answer itself",
+)  # fmt: skip
+
 LATENCIES = (TTFT, REQUEST_LATENCY, INTER_TOKEN_LATENCY)
 RATES = (
     OUTPUT_TOKEN_THROUGHPUT,
@@ -60,3 +73,5 @@ RATES = (
     REQUEST_THROUGHPUT,
     ERROR_RATE,
 )
+#: Shown for models that reason only.
+REASONING = (REASONING_TOKENS, ANSWER_TOKENS)

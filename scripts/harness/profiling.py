@@ -30,6 +30,7 @@ from harness.runs import (
 )
 from harness.settings import Settings, redacted
 from harness.summary import Summary, summarize
+from harness.terms import asked_of, limits_of
 from harness.texts import one_line, scrub, scrub_files
 from harness.time_limit import run_time_limit_s
 from harness.tokenizer import TokenizerChoice
@@ -153,7 +154,7 @@ def _conclude(settings: Settings, target: Target, ended: EngineExit, partial: Pa
     if not records.incomplete and (ended.status or ended.was_stopped):
         records = replace(records, incomplete=_ending(ended))
     summary = summarize(records)
-    verdict = _judged(settings, summary)
+    verdict = _judged(settings, summary, partial)
     _record_verdict(partial, verdict.level, verdict.texts)
     write_summary(summary, verdict, about_line(partial), partial)
     if not records.n_used and records.errors and not ended.was_stopped:
@@ -169,7 +170,7 @@ def read_outcome(settings: Settings, folder: Path) -> Outcome:
     Raises DataError where it cannot be read.
     """
     summary = summarize(read_run(folder, _scrubber(settings)))
-    return Outcome(folder, summary, _judged(settings, summary))
+    return Outcome(folder, summary, _judged(settings, summary, folder))
 
 
 def key_of(settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str]) -> str:
@@ -179,8 +180,8 @@ def key_of(settings: Settings, plan: Plan, target: Target, environ: Mapping[str,
     return cell_key(settings, plan, target.tokenizer, target.facts, prompts, version, environ)
 
 
-def _judged(settings: Settings, summary: Summary) -> Verdict:
-    return judge(summary, max_error_rate_pct=settings.max_error_rate)
+def _judged(settings: Settings, summary: Summary, folder: Path) -> Verdict:
+    return judge(summary, limits_of(settings), asked_of(read_manifest(folder)))
 
 
 def _announcement(settings: Settings, plan: Plan, target: Target) -> str:

@@ -13,12 +13,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import DataError, UsageError
-from harness.export.aggregate import AGGREGATE, Facts, Measured, Spread, read_facts, read_measured
+from harness.export.aggregate import (
+    AGGREGATE,
+    CACHED_INPUT,
+    CLIENT_INPUT,
+    CLIENT_OUTPUT,
+    SERVER_INPUT,
+    SERVER_OUTPUT,
+    Facts,
+    Measured,
+    Spread,
+    Tokens,
+    read_facts,
+    read_measured,
+)
 from harness.export.failures import ErrorGroup, Scrub, mask
 from harness.export.rows import Rows, read_array, read_lines
 from harness.metrics import REQUEST_LATENCY
 
-__all__ = ["Counts", "ErrorGroup", "Facts", "Records", "Scrub", "Spread", "read_run"]
+__all__ = [
+    "CACHED_INPUT",
+    "CLIENT_INPUT",
+    "CLIENT_OUTPUT",
+    "SERVER_INPUT",
+    "SERVER_OUTPUT",
+    "Counts",
+    "ErrorGroup",
+    "Facts",
+    "Records",
+    "Scrub",
+    "Spread",
+    "Tokens",
+    "read_run",
+]
 
 ROWS = "profile_export.jsonl"
 LEGACY = "profile_export.json"
@@ -48,18 +75,20 @@ class Records:
     """The requests of one run, every row accounted for in ``counts``.
 
     ``columns`` hold one value a used row by AIPerf's tag (latencies in ms, NaN where the row lacks
-    the metric), ``started_ns`` its start by the wall clock; both are empty when only the aggregate
-    was found. ``facts`` is None where AIPerf's aggregate is missing or belongs to another run.
-    ``window_s`` is the length of the measured phase, None if unknown. ``guessed`` are the latencies
-    whose unit the magnitude rule decided. ``incomplete`` says why the run did not reach its end, or
-    how many of its rows are lost. ``malformed`` are the first unreadable rows, each
-    ``file:line: reason``. ``notes`` are for the reader.
+    the metric), ``started_ns`` its start by the wall clock, ``queued_ms`` how long it waited in the
+    client before; all are empty when only the aggregate was found. ``facts`` is None where AIPerf's
+    aggregate is missing or belongs to another run. ``window_s`` is the length of the measured
+    phase, None if unknown. ``guessed`` are the latencies whose unit the magnitude rule decided.
+    ``incomplete`` says why the run did not reach its end, or how many of its rows are lost.
+    ``malformed`` are the first unreadable rows, each ``file:line: reason``. ``notes`` are for the
+    reader.
     """
 
     source: str
     counts: Counts
     columns: Mapping[str, array[float]]
     started_ns: array[int]
+    queued_ms: array[float]
     facts: Facts | None
     window_s: float | None
     was_cancelled: bool
@@ -136,6 +165,7 @@ def _from_rows(
         counts=_counts(rows),
         columns=rows.columns,
         started_ns=rows.started_ns,
+        queued_ms=rows.queued_ms,
         facts=facts,
         window_s=measured.length_s if measured else _own_window_s(rows),
         was_cancelled=any(end.was_cancelled for end in (facts, measured) if end),

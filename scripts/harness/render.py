@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness.metrics import LATENCIES, RATES
+from harness.metrics import Metric
 from harness.records import Facts
 from harness.runs import read_manifest, write_text
 from harness.summary import Latency, Summary
@@ -46,8 +46,9 @@ def summary_tsv(summary: Summary, verdict: Verdict) -> str:
     )
     rates = tuple(
         (rate.metric.title, number(rate.value, _TSV_DIGITS), rate.metric.unit)
-        for rate in summary.rates
+        for rate in (*summary.rates, *summary.reasoning)
     )
+    rates += tuple(_first_output_rows(summary))
     remarks = (("Verdict", str(verdict.level), ""), *_note_rows(summary, verdict))
     columns = tuple(Column(heading) for heading in ("metric", "value", "unit"))
     return to_tsv(latencies) + "\n" + to_tsv(Table(columns, (*rates, *remarks)))
@@ -65,7 +66,7 @@ def summary_md(summary: Summary, verdict: Verdict, about: str) -> str:
         _bullets([remark.replace("*", "\\*") for remark in _remarks(summary)]),
         _error_section(summary),
         "## What the figures mean",
-        _bullets([f"**{m.title}**: {m.definition}" for m in (*LATENCIES, *RATES)]),
+        _bullets([f"**{m.title}**: {m.definition}" for m in _shown(summary)]),
     ]
     return "\n\n".join(block.rstrip("\n") for block in blocks if block) + "\n"
 
@@ -196,21 +197,36 @@ def _counts(row: Latency, summary: Summary) -> tuple[str, str]:
     return str(row.spread.n), str(summary.n_failed)
 
 
+def _first_output_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
+    """Yield the first output token's figures; the first block has its three rows, no more."""
+    if row := summary.first_output:
+        for name, figure in zip(_STATISTICS[:2], row.spread.figures_ms, strict=False):
+            yield f"{row.metric.title} {name}", number(figure, _TSV_DIGITS), row.metric.unit
+
+
+def _shown(summary: Summary) -> list[Metric]:
+    rates = (*summary.rates, *summary.reasoning)
+    return [*(row.metric for row in summary.all_latencies), *(rate.metric for rate in rates)]
+
+
 def _note_rows(summary: Summary, verdict: Verdict) -> Iterator[tuple[str, str, str]]:
-    for text in (*verdict.texts, *summary.notes, summary.p99_note):
+    for text in (*verdict.texts, *summary.notes, summary.thin_note):
         if text:
             yield "Note", text, ""
 
 
 def _latency_table(summary: Summary) -> Table:
-    """Return the latencies rounded for people; a p99 of few requests carries a mark."""
+    """Return the latencies rounded for people; a p95 or p99 of few requests carries a mark."""
     headings = (*(f"{name} ms" for name in _STATISTICS), "count", "errors")
-    # Where one p99 is marked the others get a blank of the same width: figures stay aligned.
-    blank = " " if any(row.is_p99_thin for row in summary.latencies) else ""
+    # Where one figure is marked those below and above get a blank: figures stay aligned.
+    latencies = summary.all_latencies
+    blank_95 = " " if any(row.is_p95_thin for row in latencies) else ""
+    blank_99 = " " if any(row.is_p99_thin for row in latencies) else ""
     rows = []
-    for row in summary.latencies:
+    for row in latencies:
         p50, p95, p99, avg = _cells(row, _digits(row))
-        p99 += _THIN if row.is_p99_thin else blank
+        p95 += _THIN if row.is_p95_thin else blank_95
+        p99 += _THIN if row.is_p99_thin else blank_99
         rows.append((row.metric.title, p50, p95, p99, avg, *_counts(row, summary)))
     return Table((Column("", "left"), *(Column(heading) for heading in headings)), tuple(rows))
 
@@ -219,7 +235,7 @@ def _rate_table(summary: Summary, headings: tuple[str, str, str]) -> Table:
     name, value, unit = headings
     rows = tuple(
         (rate.metric.title, number(rate.value, rate.metric.digits), rate.metric.unit)
-        for rate in summary.rates
+        for rate in (*summary.rates, *summary.reasoning)
     )
     return Table((Column(name, "left"), Column(value), Column(unit, "left")), rows)
 
@@ -240,7 +256,7 @@ def _accounting(summary: Summary) -> str:
 
 
 def _remarks(summary: Summary) -> list[str]:
-    marked = f"{_THIN} {summary.p99_note}" if summary.p99_note else ""
+    marked = f"{_THIN} {summary.thin_note}" if summary.thin_note else ""
     return [remark for remark in (marked, *summary.notes) if remark]
 
 

@@ -34,3 +34,19 @@ def mean(values: Sequence[float]) -> float:
 def ascending(values: Iterable[float]) -> list[float]:
     """Return the values in ascending order, without the NaN that stand for absent ones."""
     return sorted([value for value in values if value == value])  # noqa: PLR0124 - but NaN
+
+
+def median_interval(ascending: Sequence[float], z: float) -> tuple[float, float]:
+    """Return an interval that holds the median of what values sorted in ascending order are of.
+
+    ``z`` standard deviations of the binomial distribution to either side of the middle rank, with
+    the normal approximation (Conover, Practical Nonparametric Statistics, 3.2): no shape of the
+    distribution is assumed. The extremes where there are few values, (NaN, NaN) for none.
+    """
+    n = len(ascending)
+    if not n:
+        return math.nan, math.nan
+    reach = z * math.sqrt(n) / 2
+    low = max(math.floor(n / 2 - reach), 1)
+    high = min(math.ceil(n / 2 + reach) + 1, n)
+    return ascending[low - 1], ascending[high - 1]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from harness import stats
+from harness.evidence import Evidence, weigh
 from harness.metrics import (
     ERROR_RATE,
     INTER_TOKEN_LATENCY,
@@ -13,17 +14,19 @@ from harness.metrics import (
     OUTPUT_TOKEN_THROUGHPUT,
     OUTPUT_TOKEN_THROUGHPUT_PER_USER,
     RATES,
+    REASONING,
     REQUEST_LATENCY,
     REQUEST_THROUGHPUT,
+    TIME_TO_FIRST_OUTPUT_TOKEN,
     TTFT,
     Metric,
 )
-from harness.records import Counts, ErrorGroup, Records, Spread
+from harness.records import CLIENT_OUTPUT, Counts, ErrorGroup, Records, Spread
 
-#: Below this many samples a p99 is close to the largest of them.
+#: Below so many samples a p95 or a p99 is close to the largest of them.
+P95_SAMPLES = 20
 P99_SAMPLES = 100
 
-_OUTPUT_TOKENS = "output_sequence_length"
 _NOTHING = Spread(None, None, None, None, 0)
 
 
@@ -33,6 +36,11 @@ class Latency:
 
     metric: Metric
     spread: Spread
+
+    @property
+    def is_p95_thin(self) -> bool:
+        """Tell whether the p95 rests on too few samples to be more than the slowest one."""
+        return 0 < self.spread.n < P95_SAMPLES and self.spread.p95_ms is not None
 
     @property
     def is_p99_thin(self) -> bool:
@@ -52,20 +60,25 @@ class Rate:
 class Summary:
     """What one run shows.
 
+    ``first_output`` is the time to the first token of the answer itself where that differs from
+    TTFT, and ``reasoning`` the tokens of both kinds where the model reasoned, else None and empty.
     ``incomplete`` says why the run did not reach its end, empty if it did. ``errors`` are the
     failed requests grouped, the largest group first. ``n_in_one_piece`` counts the answers of
     several tokens if each of them came in one piece, as from a server that does not stream; else
-    it is 0. ``notes`` are what a reader must know about the figures, `p99_note` apart.
+    it is 0. ``notes`` are what a reader must know about the figures, `thin_note` apart.
     """
 
     latencies: tuple[Latency, ...]
+    first_output: Latency | None
     rates: tuple[Rate, ...]
+    reasoning: tuple[Rate, ...]
     source: str
     counts: Counts
     was_cancelled: bool
     incomplete: str
     errors: tuple[ErrorGroup, ...]
     n_in_one_piece: int
+    evidence: Evidence
     notes: tuple[str, ...]
 
     @property
@@ -87,13 +100,26 @@ class Summary:
         return {rate.metric.tag: rate.value for rate in self.rates}[metric.tag]
 
     @property
-    def p99_note(self) -> str:
-        """Say that a p99 rests on too few requests; empty if none does."""
-        n_thin = [latency.spread.n for latency in self.latencies if latency.is_p99_thin]
-        if not n_thin:
+    def all_latencies(self) -> tuple[Latency, ...]:
+        """Return TTFT, the first output token where it is another, and the others."""
+        ttft, *others = self.latencies
+        return (ttft, *((self.first_output,) if self.first_output else ()), *others)
+
+    @property
+    def thin_note(self) -> str:
+        """Say that a p95 or p99 rests on too few requests; empty if none does."""
+        rows = self.all_latencies
+        n_requests = [row.spread.n for row in rows if row.is_p99_thin or row.is_p95_thin]
+        if not n_requests:
             return ""
+        slowest = "little more than the slowest of them"
+        if any(row.is_p95_thin for row in rows):
+            return (
+                f"p95 and p99 of {min(n_requests)} requests are {slowest}; "
+                f"{P95_SAMPLES} and {P99_SAMPLES} or more make them percentiles"
+            )
         return (
-            f"p99 of {min(n_thin)} requests is little more than the slowest of them; "
+            f"p99 of {min(n_requests)} requests is {slowest}; "
             f"{P99_SAMPLES} or more make it a percentile"
         )
 
@@ -102,13 +128,16 @@ def summarize(records: Records) -> Summary:
     """Sum up a run. Failed, cancelled, warm-up and malformed rows are counted, never averaged."""
     return Summary(
         latencies=tuple(Latency(metric, _spread(records, metric.tag)) for metric in LATENCIES),
+        first_output=_first_output(records),
         rates=tuple(Rate(metric, _rate(metric, records)) for metric in RATES),
+        reasoning=_reasoning(records),
         source=records.source,
         counts=records.counts,
         was_cancelled=records.was_cancelled,
         incomplete=records.incomplete,
         errors=records.errors,
         n_in_one_piece=_n_in_one_piece(records),
+        evidence=weigh(records),
         notes=(*records.notes, *_reading_notes(records)),
     )
 
@@ -133,11 +162,28 @@ def _spread(records: Records, tag: str) -> Spread:
     return Spread(p50, p95, p99, stats.mean(values), len(values))
 
 
+def _first_output(records: Records) -> Latency | None:
+    """Return AIPerf's figures for the first token after reasoning; None where TTFT says as much."""
+    spreads = records.facts.spreads if records.facts else {}
+    found, ttft = spreads.get(TIME_TO_FIRST_OUTPUT_TOKEN.tag), spreads.get(TTFT.tag)
+    return Latency(TIME_TO_FIRST_OUTPUT_TOKEN, found) if found and found != ttft else None
+
+
+def _reasoning(records: Records) -> tuple[Rate, ...]:
+    """Return tokens a request of reasoning and of answers; nothing where no model reasoned."""
+    tokens = records.facts.tokens if records.facts else {}
+    totals = [tokens[m.tag].n_tokens if m.tag in tokens else 0.0 for m in REASONING]
+    if not records.n_used or not totals[0]:
+        return ()
+    pairs = zip(REASONING, totals, strict=True)
+    return tuple(Rate(metric, total / records.n_used) for metric, total in pairs)
+
+
 def _n_in_one_piece(records: Records) -> int:
     """Count the answers of several tokens if all have their TTFT as latency; 0 if any has not."""
     if not records.n_used or not records.columns[TTFT.tag]:
         return _n_in_one_piece_by_aggregate(records)
-    tags = (TTFT.tag, REQUEST_LATENCY.tag, _OUTPUT_TOKENS)
+    tags = (TTFT.tag, REQUEST_LATENCY.tag, CLIENT_OUTPUT)
     n = 0
     for ttft_ms, latency_ms, n_tokens in zip(*(records.columns[t] for t in tags), strict=True):
         if n_tokens > 1 and not math.isnan(ttft_ms):
@@ -176,7 +222,7 @@ def _own_throughput(metric: Metric, records: Records) -> float | None:
     """Return requests or output tokens per second of the measured phase."""
     amounts = {
         REQUEST_THROUGHPUT.tag: float(records.n_used),
-        OUTPUT_TOKEN_THROUGHPUT.tag: math.fsum(stats.ascending(records.columns[_OUTPUT_TOKENS])),
+        OUTPUT_TOKEN_THROUGHPUT.tag: math.fsum(stats.ascending(records.columns[CLIENT_OUTPUT])),
     }
     amount = amounts[metric.tag]
     return amount / records.window_s if amount and records.window_s else None

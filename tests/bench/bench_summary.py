@@ -36,8 +36,10 @@ from harness.table import Column, Table, to_text
 ROOT = Path(__file__).resolve().parents[2]
 
 SIX = ("time_to_first_token", "request_latency", "inter_token_latency",
-       "output_token_throughput_per_user", "input_sequence_length",
+       "output_token_throughput_per_user", "osl_mismatch_diff_pct",
        "output_sequence_length")  # fmt: skip
+_AGGREGATE = "profile_export_aiperf.json"
+_STEP_NS = 15_000_000
 _ROW_BYTES = 3400
 _MAX_RATIO = 1.3
 _MAX_MB = 200.0
@@ -87,7 +89,7 @@ def read_msgspec(folder: Path) -> None:
             b(m.request_latency.value)
             c(m.inter_token_latency.value)
             d(m.output_token_throughput_per_user.value)
-            e(m.input_sequence_length.value)
+            e(m.osl_mismatch_diff_pct.value)
             f(m.output_sequence_length.value)
 
 
@@ -161,19 +163,29 @@ def _compare(n_rows: int, out: TextIO, err: TextIO) -> int:
 
 
 def _generate(folder: Path, n_rows: int) -> int:
-    """Write an export of ``n_rows`` rows like a real one; return its size in bytes."""
+    """Write an export of ``n_rows`` rows like a real one; return its size in bytes.
+
+    Requests start one after the other, each a little after AIPerf decided on it.
+    """
     folder.mkdir()
     path = folder / "profile_export.jsonl"
-    golden = ROOT / "tests" / "golden" / "clean" / path.name
+    golden = ROOT / "tests" / "golden" / "clean"
     rng = random.Random(n_rows)
-    times = re.compile(rf'("(?:{"|".join(SIX[:4])})":{{"value":)([\d.]+)')
-    pieces = times.split(_real_row(golden))
+    times = rf'"(?:{"|".join(SIX[:4])})":{{"value":'
+    moments = '"credit_issued_ns":|"request_start_ns":'
+    pieces = re.split(rf"({times}|{moments})([\d.]+)", _real_row(golden / path.name))
     with path.open("w", encoding="utf-8") as file:
-        for _ in range(n_rows):
+        for number in range(n_rows):
             row = list(pieces)
             for place in range(2, len(row), 3):
-                row[place] = repr(float(row[place]) * rng.uniform(0.5, 1.5))
+                if row[place - 1].endswith('_ns":'):
+                    row[place] = str(int(row[place]) + number * _STEP_NS)
+                else:
+                    row[place] = repr(float(row[place]) * rng.uniform(0.5, 1.5))
             file.write("".join(row))
+    aggregate = json.loads((golden / _AGGREGATE).read_text(encoding="utf-8"))
+    aggregate["request_count"]["avg"] = float(n_rows)
+    (folder / _AGGREGATE).write_text(json.dumps(aggregate), encoding="utf-8")
     return path.stat().st_size
 
 

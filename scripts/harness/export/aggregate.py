@@ -15,13 +15,22 @@ from harness.metrics import (
     LATENCIES,
     OUTPUT_TOKEN_THROUGHPUT,
     OUTPUT_TOKEN_THROUGHPUT_PER_USER,
+    REASONING,
     REQUEST_THROUGHPUT,
+    TIME_TO_FIRST_OUTPUT_TOKEN,
 )
 
 AGGREGATE = "profile_export_aiperf.json"
 PHASES = "phase_manifest.json"
 
 _THROUGHPUTS = (OUTPUT_TOKEN_THROUGHPUT, REQUEST_THROUGHPUT)
+_TIMES = (*LATENCIES, TIME_TO_FIRST_OUTPUT_TOKEN)
+#: Token counts: the client's, and as the server's ``usage`` tells them.
+CLIENT_INPUT, CLIENT_OUTPUT = "input_sequence_length", "output_sequence_length"
+SERVER_INPUT, SERVER_OUTPUT = "usage_prompt_tokens", "usage_completion_tokens"
+CACHED_INPUT = "usage_prompt_cache_read_tokens"
+_TOKENS = (CLIENT_INPUT, CLIENT_OUTPUT, SERVER_INPUT, SERVER_OUTPUT, CACHED_INPUT)
+_CLOSED_LOOP = "concurrency"
 _PER_USER = OUTPUT_TOKEN_THROUGHPUT_PER_USER.tag
 _NS_PER_S = 1e9
 
@@ -43,16 +52,31 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """One kind of tokens, counted in ``n_requests`` requests."""
+
+    n_tokens: float
+    n_requests: int
+
+    @property
+    def mean(self) -> float:
+        """Return the tokens of one request, 0 if none was counted."""
+        return self.n_tokens / self.n_requests if self.n_requests else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """AIPerf's aggregate of one run; what it leaves out is None, empty or 0.
 
-    ``rates`` are throughputs by tag, in tokens/s or requests/s (per user: the median).
-    ``incomplete`` says why the run did not reach its end. ``concurrency`` and ``n_requests`` are
-    what was asked for.
+    ``rates`` are throughputs by tag, in tokens/s or requests/s (per user: the median). ``tokens``
+    are counts by tag. ``incomplete`` says why the run did not reach its end. ``concurrency`` and
+    ``n_requests`` are what was asked for; ``is_open_loop`` if requests were sent at a rate, so that
+    the concurrency is no more than a ceiling.
     """
 
     spreads: Mapping[str, Spread]
     rates: Mapping[str, float]
+    tokens: Mapping[str, Tokens]
     n_used: int
     n_failed: int
     was_cancelled: bool
@@ -64,6 +88,7 @@ class Facts:
     url: str
     concurrency: int | None
     n_requests: int | None
+    is_open_loop: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +128,7 @@ class _Endpoint(msgspec.Struct):
 
 class _Load(msgspec.Struct):
     kind: str = ""
+    type: str = _CLOSED_LOOP
     concurrency: int | None = None
     requests: int | None = None
 
@@ -175,11 +201,11 @@ def read_measured(folder: Path) -> Measured | None:
 def _stats(content: bytes) -> dict[str, _Stat]:
     """Return the metrics of an aggregate by tag; ValueError if it holds none of ours."""
     document = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    tags = [metric.tag for metric in (*LATENCIES, *_THROUGHPUTS, OUTPUT_TOKEN_THROUGHPUT_PER_USER)]
-    counts = ["request_count", "error_request_count"]
+    metrics = (*_TIMES, *_THROUGHPUTS, OUTPUT_TOKEN_THROUGHPUT_PER_USER, *REASONING)
+    counts = ("request_count", "error_request_count")
     stats = {
         tag: msgspec.json.decode(document[tag], type=_Stat)
-        for tag in [*tags, *counts]
+        for tag in (*(metric.tag for metric in metrics), *counts, *_TOKENS)
         if tag in document
     }
     if not stats:
@@ -188,12 +214,13 @@ def _stats(content: bytes) -> dict[str, _Stat]:
 
 
 def _facts(stats: Mapping[str, _Stat], run: _Run, scrub: Scrub) -> Facts:
-    latencies = {metric.tag: stats[metric.tag] for metric in LATENCIES if metric.tag in stats}
+    latencies = {metric.tag: stats[metric.tag] for metric in _TIMES if metric.tag in stats}
     config = _config(run.input_config)
     load = next((phase for phase in config.phases if phase.kind == "profiling"), _Load())
     return Facts(
         spreads={tag: _spread(stat) for tag, stat in latencies.items()},
         rates=_rates(stats),
+        tokens=_tokens(stats),
         n_used=_count(stats, "request_count"),
         n_failed=_count(stats, "error_request_count"),
         was_cancelled=bool(run.was_cancelled),
@@ -205,6 +232,7 @@ def _facts(stats: Mapping[str, _Stat], run: _Run, scrub: Scrub) -> Facts:
         url=next(iter(config.endpoint.urls), ""),
         concurrency=load.concurrency,
         n_requests=load.requests,
+        is_open_loop=load.type != _CLOSED_LOOP,
     )
 
 
@@ -230,6 +258,15 @@ def _rates(stats: Mapping[str, _Stat]) -> dict[str, float]:
     if _PER_USER in stats:
         rates[_PER_USER] = stats[_PER_USER].p50
     return {tag: value for tag, value in rates.items() if value is not None}
+
+
+def _tokens(stats: Mapping[str, _Stat]) -> dict[str, Tokens]:
+    found = {tag: stats[tag] for tag in (*_TOKENS, *(m.tag for m in REASONING)) if tag in stats}
+    return {
+        tag: Tokens(stat.avg * stat.count, int(stat.count))
+        for tag, stat in found.items()
+        if stat.avg is not None and stat.count is not None
+    }
 
 
 def _count(stats: Mapping[str, _Stat], tag: str) -> int:

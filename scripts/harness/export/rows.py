@@ -21,6 +21,7 @@ from harness.texts import one_line
 _BLOCK_BYTES = 1 << 18
 _KEPT_MALFORMED = 10
 _CANCELLED = 499
+_NS_PER_MS = 1e6
 _NOT_A_ROW = (ValueError, RecursionError)  # msgspec's errors and UnicodeDecodeError are ValueErrors
 
 
@@ -42,8 +43,8 @@ class _Metrics(msgspec.Struct, gc=False):
     request_latency: _Time | None = None
     inter_token_latency: _Time | None = None
     output_token_throughput_per_user: _Plain | None = None
-    input_sequence_length: _Plain | None = None
     output_sequence_length: _Plain | None = None
+    osl_mismatch_diff_pct: _Plain | None = None
 
 
 class _Metadata(msgspec.Struct, gc=False):
@@ -51,6 +52,7 @@ class _Metadata(msgspec.Struct, gc=False):
     was_cancelled: bool = False
     context_overflow_skip: bool = False
     request_start_ns: int = 0
+    credit_issued_ns: int | None = None
 
 
 class _Row(msgspec.Struct, gc=False):
@@ -68,7 +70,8 @@ _NO_LATENCY = ErrorRow(type="NoLatency", message="the row holds neither a latenc
 class Rows:
     """Rows read so far: used ones as columns, the others counted by why they are set aside.
 
-    ``columns`` have one value a used row, latencies in ms, NaN where the row lacks the metric.
+    ``columns`` have one value a used row, latencies in ms, NaN where the row lacks the metric, and
+    ``queued_ms`` the time it waited in the client before it was sent.
     ``malformed`` are the first unreadable rows as ``file:line: reason``. ``guessed`` are the
     latencies that came without a unit.
     """
@@ -77,6 +80,7 @@ class Rows:
         self.source = source
         self.columns: dict[str, array[float]] = {tag: array("d") for tag in _GETTERS}
         self.started_ns: array[int] = array("q")
+        self.queued_ms: array[float] = array("d")
         self.n_read = self.n_warmup = self.n_failed = self.n_cancelled = self.n_malformed = 0
         self.errors = ErrorCounter(scrub)
         self.warmup_errors = ErrorCounter(scrub)
@@ -143,7 +147,16 @@ class Rows:
         for tag, column in self.columns.items():
             values = map(_GETTERS[tag], metrics)
             column.extend(self._times(tag, values) if tag in _TIMES else _plains(values))
-        self.started_ns.extend([row.metadata.request_start_ns for row in used])
+        metadata = [row.metadata for row in used]
+        self.started_ns.extend([data.request_start_ns for data in metadata])
+        self.queued_ms.extend(
+            [
+                math.nan
+                if data.credit_issued_ns is None
+                else (data.request_start_ns - data.credit_issued_ns) / _NS_PER_MS
+                for data in metadata
+            ]
+        )
 
     def _times(self, tag: str, times: Iterator[_Time | None]) -> list[float]:
         # Nearly every value is there and in ms: testing for that here saves a call a value.
