@@ -1,7 +1,8 @@
 """Measure with AIPerf: the Python half of run_aiperf_profile.sh.
 
 Usage: run_profile.py MODE    MODE: warmup, profile, sweep, or sweep_<concurrency>
-Environment: the settings of .env.example; DRY_RUN=1 prints the command and runs nothing.
+Environment: the settings of .env.example; DRY_RUN=1 prints the command and runs nothing;
+FRESH=1 measures every point of a sweep anew, also those measured before with the same settings.
 Prints the table on standard output, everything else on standard error.
 Exit: 0 done, 1 INVALID or a failed point of a sweep, 2 usage, 3 endpoint or AIPerf, 4 data, 130.
 """
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import TextIO
 
 from harness import settings as configuration
+from harness.cells import Cell, sweep_cells
 from harness.cli import run_verb, talker
 from harness.errors import Exit, UsageError
-from harness.plan import Plan, make_plan, parse_mode
+from harness.plan import make_plan, parse_mode
 from harness.profiling import Talk, Target, look_at, measure, preview
 from harness.prompts import PromptFile, check_prompts, told
 from harness.render import about_line, summary_text
@@ -37,17 +39,17 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
     talk = talker(err)
     settings = _settings(talk, terminal=err.isatty())
-    plans = _plans(settings, argv[0], _prompts(settings, talk))
+    cells = _cells(settings, argv[0], _prompts(settings, talk))
     if configuration.is_on(os.environ, "DRY_RUN"):
-        out.write("\n".join(preview(settings, plan, os.environ) for plan in plans))
+        out.write("\n".join(preview(c.settings, c.plan, os.environ) for c in cells))
         return Exit.DONE
     target = look_at(settings, os.environ)
     talk(f"Tokenizer: {target.tokenizer.name}: {target.tokenizer.why}")
     for note in target.notes:
         talk(f"note: {note}")
     if argv[0] == "sweep":
-        return _sweep(settings, plans, target, talk, out)
-    return _single(settings, plans[0], target, talk, out)
+        return _sweep(settings, cells, target, talk, out)
+    return _single(cells[0], target, talk, out)
 
 
 def _settings(talk: Talk, *, terminal: bool) -> Settings:
@@ -65,30 +67,33 @@ def _prompts(settings: Settings, talk: Talk) -> PromptFile | None:
     return prompts
 
 
-def _plans(settings: Settings, word: str, prompts: PromptFile | None) -> list[Plan]:
+def _cells(settings: Settings, word: str, prompts: PromptFile | None) -> tuple[Cell, ...]:
     if word == "sweep":
-        points = settings.sweep_concurrencies
-        return [make_plan(settings, "sweep", point, prompts) for point in points]
+        return sweep_cells(settings, prompts)
     mode, point = parse_mode(word)
-    return [make_plan(settings, mode, point, prompts)]
+    return (Cell(settings, make_plan(settings, mode, point, prompts)),)
 
 
-def _single(settings: Settings, plan: Plan, target: Target, talk: Talk, out: TextIO) -> int:
-    outcome = measure(settings, plan, target, os.environ, talk)
+def _single(cell: Cell, target: Target, talk: Talk, out: TextIO) -> int:
+    outcome = measure(cell.settings, cell.plan, target, os.environ, talk)
     out.write(summary_text(outcome.summary, outcome.verdict, about_line(outcome.folder)))
     talk(f"Files: {outcome.folder}/ (summary.tsv to paste, summary.md, run.json)")
     return Exit.LIMIT if outcome.verdict.level is Level.INVALID else Exit.DONE
 
 
 def _sweep(
-    settings: Settings, plans: Sequence[Plan], target: Target, talk: Talk, out: TextIO
+    settings: Settings, cells: Sequence[Cell], target: Target, talk: Talk, out: TextIO
 ) -> int:
     folder = Path(os.environ.get("OUTPUT_DIR") or ".")
     folder.mkdir(parents=True, exist_ok=True)
-    sweep = run_sweep(settings, plans, target, os.environ, talk)
+    fresh = configuration.is_on(os.environ, "FRESH")
+    sweep = run_sweep(cells, target, os.environ, talk, fresh=fresh)
     out.write(sweep_text(sweep))
-    write_sweep(sweep, folder, Path(settings.artifacts_dir))
-    talk(f"Files: {folder / 'sweep_summary.tsv'}, {folder / 'sweep_summary.md'}")
+    files = write_sweep(sweep, folder, Path(settings.artifacts_dir))
+    talk(f"Files: {', '.join(str(file) for file in files)}")
+    if sweep.n_reused:
+        n = f"{sweep.n_reused} of {len(sweep.points)} points"
+        talk(f"note: {n} were measured before; FRESH=1 measures all anew")
     if sweep.interrupted:
         raise sweep.interrupted
     return Exit.LIMIT if sweep.n_bad else Exit.DONE

@@ -1,17 +1,19 @@
-"""Cells: one cell is one run of a sweep, and its key tells whether it was measured before."""
+"""Cells: one cell is one run of a sweep. Its key tells whether it was measured before."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.command import build_argv
 from harness.endpoint import EndpointFacts
-from harness.errors import DataError
-from harness.plan import Plan
+from harness.errors import DataError, UsageError
+from harness.plan import Plan, make_plan
+from harness.prompts import PromptFile
 from harness.runs import ARCHIVE, PARTIAL, read_manifest
 from harness.settings import Settings
 from harness.tokenizer import TokenizerChoice
@@ -22,11 +24,46 @@ _NOT_MEASURED = ("AIPERF_SERVICE_", "AIPERF_URL")
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep: its plan, and the sweep's settings with this cell's own in place."""
+
+    settings: Settings
+    plan: Plan
+
+    @property
+    def label(self) -> str:
+        """Return what tells it from the others of its sweep, such as ``ISL=100 CON=5``."""
+        words = [f"ISL={self.settings.input_tokens_mean}"] * bool(self.settings.sweep_input_tokens)
+        if self.settings.sweep_output_tokens:
+            words.append(f"OSL={self.settings.output_tokens_mean}")
+        rate = self.plan.request_rate
+        words.append(f"CON={self.plan.concurrency}" if rate is None else f"RATE={rate:g}")
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """An earlier run with the same key; ``measured`` is when it ended (ISO 8601, UTC)."""
 
     folder: Path
     measured: str
+
+
+def sweep_cells(settings: Settings, prompts: PromptFile | None = None) -> tuple[Cell, ...]:
+    """Return the cells of ``make sweep``: each prompt length × output length × load.
+
+    Loads are the request rates if any are set, else the concurrencies. Raises UsageError where
+    settings contradict each other.
+    """
+    if settings.input_file and settings.sweep_input_tokens:
+        what = "has no effect on the prompts of INPUT_FILE"
+        raise UsageError("SWEEP_INPUT_TOKENS", what, "unset one of them")
+    cells: list[Cell] = []
+    for n_input in settings.sweep_input_tokens or (settings.input_tokens_mean,):
+        for n_output in settings.sweep_output_tokens or (settings.output_tokens_mean,):
+            sized = replace(settings, input_tokens_mean=n_input, output_tokens_mean=n_output)
+            cells += _loads(sized, prompts)
+    return tuple(cells)
 
 
 def cell_key(
@@ -72,6 +109,26 @@ def finished(artifacts: Path, name: str, key: str) -> Finished | None:
         is_redone = _text(attempt, "started") >= measured
         return None if is_redone or _is_invalid(manifest) else Finished(folder, measured)
     return None
+
+
+def _loads(settings: Settings, prompts: PromptFile | None) -> list[Cell]:
+    if settings.sweep_request_rates:
+        rated = [replace(settings, request_rate=per_s) for per_s in settings.sweep_request_rates]
+        return [_cell(each, None, prompts) for each in rated]
+    return [_cell(settings, point, prompts) for point in settings.sweep_concurrencies]
+
+
+def _cell(settings: Settings, point: int | None, prompts: PromptFile | None) -> Cell:
+    """Return a cell; a seed that is set becomes another one in each cell.
+
+    The same prompts in every cell would measure the server's prefix cache (vllm#54227). A plan's
+    own seed tells concurrencies apart, but no other axis.
+    """
+    plan = make_plan(settings, "sweep", point, prompts)
+    axes = settings.sweep_input_tokens, settings.sweep_output_tokens, settings.sweep_request_rates
+    if settings.random_seed is not None and any(axes):
+        plan = replace(plan, seed=settings.random_seed + zlib.crc32(plan.name.encode()))
+    return Cell(settings, plan)
 
 
 def _argv(settings: Settings, plan: Plan, tokenizer: TokenizerChoice) -> list[str]:

@@ -39,6 +39,8 @@ def build_argv(
         argv += ["--extra-inputs", json.dumps(settings.extra_inputs, ensure_ascii=False)]
     if settings.connection_reuse != "pooled":
         argv += ["--connection-reuse-strategy", settings.connection_reuse]
+    if settings.reset_kv_cache:
+        argv += ["--reset-kv-cache"]
     return [*argv, "--random-seed", str(plan.seed), "--artifact-dir", str(folder)]
 
 

@@ -1,16 +1,28 @@
-"""A sweep: one run a concurrency, a failed point does not stop the others, one table at the end."""
+"""A sweep: one run a cell, what was measured before is reused, a failed cell stops no other.
+
+At the end stand one table over all cells and one plot.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import endpoint
-from harness.cells import finished
+from harness.cells import Cell, finished
 from harness.errors import DataError, HarnessError, StoppedError
-from harness.metrics import LATENCIES, RATES
+from harness.metrics import (
+    LATENCIES,
+    OUTPUT_TOKEN_THROUGHPUT,
+    RATES,
+    REQUEST_LATENCY,
+    TTFT,
+)
 from harness.plan import Plan
+from harness.plot import Dot, Limits, Plot, draw, is_drawn
 from harness.profiling import (
     LOOK_TIMEOUT_S,
     Outcome,
@@ -26,6 +38,10 @@ from harness.summary import Summary
 from harness.table import Column, Table, number, to_md, to_text, to_tsv
 from harness.verdict import Level
 
+TSV = "sweep_summary.tsv"
+MD = "sweep_summary.md"
+SVG = "sweep.svg"
+
 _PREFIXES = ("ttft", "latency", "itl")
 _FAILED = "FAILED"
 
@@ -35,7 +51,7 @@ class Point:
     """One cell of a sweep, with its outcome or the reason why there is none.
 
     ``settings`` and ``plan`` are the cell's own. ``measured`` is when the run ended (ISO 8601,
-    UTC; empty where it failed); ``reused`` tells that it was measured by an earlier sweep.
+    UTC; empty where it failed); ``reused`` tells that it was measured before.
     """
 
     settings: Settings
@@ -46,6 +62,11 @@ class Point:
     reused: bool = False
 
     @property
+    def label(self) -> str:
+        """Return what tells the point from the others of its sweep."""
+        return Cell(self.settings, self.plan).label
+
+    @property
     def word(self) -> str:
         """Return the verdict's word, or FAILED."""
         return self.outcome.verdict.level.value if self.outcome else _FAILED
@@ -53,7 +74,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """All points that were run; ``interrupted`` when a person stopped it before the last."""
+    """All points that have a result or failed; ``interrupted`` when a person stopped the sweep."""
 
     points: tuple[Point, ...]
     interrupted: StoppedError | None
@@ -63,38 +84,36 @@ class Sweep:
         """Return how many points failed or are INVALID."""
         return sum(point.word in (_FAILED, Level.INVALID.value) for point in self.points)
 
+    @property
+    def n_reused(self) -> int:
+        """Return how many points were measured before."""
+        return sum(point.reused for point in self.points)
+
 
 def run_sweep(
-    settings: Settings,
-    plans: Sequence[Plan],
-    target: Target,
-    environ: Mapping[str, str],
-    talk: Talk,
+    cells: Sequence[Cell], target: Target, environ: Mapping[str, str], talk: Talk, *, fresh: bool
 ) -> Sweep:
-    """Run each plan in turn and go on past those that fail."""
-    points = []
-    for number_, plan in enumerate(plans, 1):
-        talk(f"[{number_}/{len(plans)}] CON={plan.concurrency}")
-        try:
-            points.append(run_cell(settings, plan, target, environ, talk, fresh=True))
-        except (StoppedError, KeyboardInterrupt) as stop:
-            stopped = stop if isinstance(stop, StoppedError) else _stopped(plan)
-            points.append(Point(settings, plan, None, stopped.what))
-            return Sweep(tuple(points), stopped)
-    return Sweep(tuple(points), None)
+    """Measure each cell that has no result yet (all, if ``fresh``), and go on past those that fail.
 
-
-def write_sweep(sweep: Sweep, folder: Path, artifacts: Path) -> None:
-    """Write sweep_summary.tsv and sweep_summary.md into ``folder``; older ones are archived."""
-    texts = {"sweep_summary.tsv": to_tsv(_full_table(sweep)), "sweep_summary.md": _markdown(sweep)}
-    for name, text in texts.items():
-        shelve(folder / name, artifacts)
-        write_text(folder / name, text)
-
-
-def sweep_text(sweep: Sweep) -> str:
-    """Return the sweep for a terminal: the table for people, then why points failed."""
-    return to_text(_short_table(sweep)) + "".join(f"  {line}\n" for line in _problems(sweep))
+    Once a person has stopped it, only what was measured before is added.
+    """
+    earlier = [None if fresh else reusable(c.settings, c.plan, target, environ) for c in cells]
+    points: list[Point] = []
+    took_s: list[float] = []
+    stopped: StoppedError | None = None
+    for number_, (cell, found) in enumerate(zip(cells, earlier, strict=True), 1):
+        head = f"[{number_}/{len(cells)}] {cell.label}"
+        if found:
+            points.append(found)
+            if not stopped:
+                talk(f"{head}: {reuse_text(found)}")
+        elif not stopped:
+            talk(head + _time_left(took_s, earlier[number_ - 1 :].count(None)))
+            began_s = time.monotonic()
+            point, stopped = _measured_or_stopped(cell, target, environ, talk)
+            points.append(point)
+            took_s.append(time.monotonic() - began_s)
+    return Sweep(tuple(points), stopped)
 
 
 def run_cell(
@@ -129,6 +148,45 @@ def reusable(
     return Point(settings, plan, outcome, measured=found.measured, reused=True)
 
 
+def reuse_text(point: Point) -> str:
+    """Return ``reused, measured 2026-11-21 07:10 UTC``."""
+    day, _, clock = point.measured.partition("T")
+    return f"reused, measured {day} {clock[:5]} UTC"
+
+
+def write_sweep(sweep: Sweep, folder: Path, artifacts: Path) -> list[Path]:
+    """Write table and plot into ``folder`` and return the files; older ones are archived.
+
+    A file that would not change stays as it is. There is no plot where no point has figures.
+    """
+    files = [folder / TSV, folder / MD]
+    for file, text in zip(files, (to_tsv(_full_table(sweep)), _markdown(sweep)), strict=True):
+        if not (file.is_file() and file.read_bytes() == text.encode()):
+            shelve(file, artifacts)
+            write_text(file, text)
+    plot, svg = _plot(sweep), folder / SVG
+    if not is_drawn(plot, svg):
+        shelve(svg, artifacts)
+        if plot.dots:
+            write_text(svg, draw(plot))
+    return [*files, svg] if plot.dots else files
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """Return the sweep for a terminal: the table for people, then why points failed."""
+    return to_text(_short_table(sweep)) + "".join(f"  {line}\n" for line in _problems(sweep))
+
+
+def _measured_or_stopped(
+    cell: Cell, target: Target, environ: Mapping[str, str], talk: Talk
+) -> tuple[Point, StoppedError | None]:
+    try:
+        return _measured(cell.settings, cell.plan, target, environ, talk), None
+    except (StoppedError, KeyboardInterrupt) as stop:
+        stopped = stop if isinstance(stop, StoppedError) else _stopped(cell.plan)
+        return Point(cell.settings, cell.plan, None, stopped.what), stopped
+
+
 def _measured(
     settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str], talk: Talk
 ) -> Point:
@@ -144,49 +202,85 @@ def _measured(
     return Point(settings, plan, outcome, measured=str(ended or now_utc()))
 
 
+def _time_left(took_s: Sequence[float], n_left: int) -> str:
+    """Return what is left by the mean of the cells so far; empty before the first has ended."""
+    if not took_s:
+        return ""
+    left_s = sum(took_s) / len(took_s) * n_left
+    text = f"{math.ceil(left_s / 5) * 5} s" if left_s < 90 else f"{math.ceil(left_s / 60)} min"
+    return f" (about {text} left)"
+
+
 def _stopped(plan: Plan) -> StoppedError:
     return StoppedError(plan.name, "interrupted before it began", "the points before it are kept")
 
 
 def _markdown(sweep: Sweep) -> str:
-    problems = "".join(f"- {line}\n" for line in _problems(sweep))
-    body = to_md(_short_table(sweep))
-    return "# Sweep\n\n" + body + (f"\n## Points to look at\n\n{problems}" if problems else "")
+    reused = [f"{point.label}: {reuse_text(point)}" for point in sweep.points if point.reused]
+    sections = {"Points to look at": _problems(sweep), "Points measured before": reused}
+    text = "# Sweep\n\n" + to_md(_short_table(sweep))
+    for heading, lines in sections.items():
+        if lines:
+            text += f"\n## {heading}\n\n" + "".join(f"- {line}\n" for line in lines)
+    return text
 
 
 def _problems(sweep: Sweep) -> list[str]:
     lines = []
     for point in sweep.points:
         reasons = point.outcome.verdict.texts if point.outcome else (point.problem,)
-        lines += [f"CON={point.plan.concurrency} {point.word}: {reason}" for reason in reasons]
+        lines += [f"{point.label} {point.word}: {reason}" for reason in reasons]
     return lines
+
+
+def _axes(sweep: Sweep) -> list[tuple[str, str, Callable[[Point], str]]]:
+    """Return what a point is told by: its heading for machines, for people, and its value."""
+    of = sweep.points[0].settings if sweep.points else None
+    axes: list[tuple[str, str, Callable[[Point], str]]] = []
+    if of and of.sweep_input_tokens:
+        axes.append(("input_tokens", "ISL", lambda p: str(p.settings.input_tokens_mean)))
+    if of and of.sweep_output_tokens:
+        axes.append(("output_tokens", "OSL", lambda p: str(p.settings.output_tokens_mean)))
+    if any(point.plan.request_rate is not None for point in sweep.points):
+        axes.append(("request_rate", "RATE", lambda p: f"{p.plan.request_rate or 0:g}"))
+    if not axes or any(point.plan.concurrency is not None for point in sweep.points):
+        axes.append(("concurrency", "CON", lambda p: str(p.plan.concurrency or "")))
+    return axes
 
 
 def _full_table(sweep: Sweep) -> Table:
     """Return every figure of summary.tsv, one row a point: for machines and spreadsheets."""
+    axes = _axes(sweep)
     names = [f"{p}_{s}_ms" for p in _PREFIXES for s in ("p50", "p95", "p99", "avg")]
     rates = ("tokens_per_s", "tokens_per_s_per_user", "requests_per_s", "error_rate_pct")
-    headings = ["concurrency", *names, *rates, "requests", "errors", "verdict", "folder"]
+    endings = ("requests", "errors", "verdict", "folder", "measured")
+    headings = [*(heading for heading, _, _ in axes), *names, *rates, *endings]
     blank = [""] * (len(names) + len(rates))
-    rows = tuple((*_start(point, _all_figures, blank), *_ending(point)) for point in sweep.points)
+    rows = tuple(
+        (*(value(point) for _, _, value in axes), *_cells(point, _all_figures, blank), *_end(point))
+        for point in sweep.points
+    )
     return Table(tuple(Column(heading) for heading in headings), rows)
 
 
 def _short_table(sweep: Sweep) -> Table:
     """Return what a person compares: medians, tails, throughput."""
-    headings = ("CON", "TTFT p50", "p95", "Latency p50", "p95", "ITL p50", "tokens/s", "req/s")
-    columns = (*(Column(h) for h in headings), Column("errors %"), Column("verdict", "left"))
-    blank = [""] * (len(columns) - 2)
-    rows = tuple((*_start(point, _main_figures, blank), point.word) for point in sweep.points)
-    return Table(columns, rows)
+    axes = _axes(sweep)
+    headings = ("TTFT p50", "p95", "Latency p50", "p95", "ITL p50", "tokens/s", "req/s", "errors %")
+    columns = [Column(heading) for heading in (*(short for _, short, _ in axes), *headings)]
+    blank = [""] * len(headings)
+    rows = tuple(
+        (*(value(point) for _, _, value in axes), *_cells(point, _main_figures, blank), point.word)
+        for point in sweep.points
+    )
+    return Table((*columns, Column("verdict", "left")), rows)
 
 
-def _start(
+def _cells(
     point: Point, figures: Callable[[Summary], list[str]], blank: Sequence[str]
-) -> tuple[str, ...]:
-    """Return concurrency and figures; empty cells, never 0, where the point failed."""
-    cells = figures(point.outcome.summary) if point.outcome else blank
-    return (str(point.plan.concurrency), *cells)
+) -> Sequence[str]:
+    """Return the figures; empty cells, never 0, where the point failed."""
+    return figures(point.outcome.summary) if point.outcome else blank
 
 
 def _all_figures(summary: Summary) -> list[str]:
@@ -207,8 +301,46 @@ def _main_figures(summary: Summary) -> list[str]:
     ]
 
 
-def _ending(point: Point) -> tuple[str, ...]:
+def _end(point: Point) -> tuple[str, ...]:
     if not point.outcome:
-        return ("", "", point.word, "")
+        return ("", "", point.word, "", "")
     summary = point.outcome.summary
-    return (str(summary.n_used), str(summary.n_failed), point.word, str(point.outcome.folder))
+    counts = str(summary.n_used), str(summary.n_failed)
+    return (*counts, point.word, str(point.outcome.folder), point.measured)
+
+
+def _plot(sweep: Sweep) -> Plot:
+    """Return what the plot shows; points without figures are named in it, not drawn."""
+    dots, lacking = [], []
+    for point in sweep.points:
+        dot = _dot(point)
+        if dot:
+            dots.append(dot)
+        else:
+            lacking.append(f"{point.label} {point.word}")
+    if not sweep.points:
+        return Plot("", (), (), Limits(None, None))
+    of = sweep.points[0].settings
+    limits = Limits(of.slo_ttft_p95_ms, of.slo_latency_p99_ms)
+    return Plot(f"{of.model} at {of.base}", tuple(dots), tuple(lacking), limits)
+
+
+def _dot(point: Point) -> Dot | None:
+    if point.outcome is None:
+        return None
+    summary = point.outcome.summary
+    tokens_per_s = summary.rate(OUTPUT_TOKEN_THROUGHPUT)
+    ttft, latency = summary.latency(TTFT), summary.latency(REQUEST_LATENCY)
+    if tokens_per_s is None or ttft.p95_ms is None or latency.p95_ms is None:
+        return None
+    *lengths, load = point.label.split()
+    rate = point.plan.request_rate
+    return Dot(
+        label=f"{rate:g}/s" if rate is not None else load.removeprefix("CON="),
+        group=" ".join(lengths),
+        tokens_per_s=tokens_per_s,
+        ttft_p95_ms=ttft.p95_ms,
+        latency_p95_ms=latency.p95_ms,
+        latency_p99_ms=latency.p99_ms,
+        level=point.word,
+    )
