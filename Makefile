@@ -18,13 +18,13 @@ endif
 # Another Python's modules must not leak into venv/.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help help-env setup demo serve-demo simulate smoke warmup profile sweep summary
+.PHONY: help help-env setup demo serve-demo simulate smoke warmup profile sweep rerun summary
 .PHONY: test check check-python check-shell check-files format golden bench clean stale
 
 ##@ Help
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2} \
-	  END {print "\n  Settings: make profile CONCURRENCY=20"; print "  Arguments of demo, serve-demo, simulate, smoke, summary: ARGS=\"--help\""}' Makefile
+	  END {print "\n  Settings: make profile CONCURRENCY=20"; print "  Arguments of demo, serve-demo, simulate, rerun, smoke, summary: ARGS=\"--help\""}' Makefile
 
 help-env: $(STAMP) ## All settings: meaning, default, unit
 	@$(PY) scripts/help_env.py $(ARGS)
@@ -54,6 +54,9 @@ profile: $(STAMP) ## Measure as set in .env (DRY_RUN=1 only shows the command)
 
 sweep: $(STAMP) ## Measure at each of SWEEP_CONCURRENCIES
 	@bash scripts/run_aiperf_profile.sh sweep $(ARGS)
+
+rerun: $(STAMP) ## The latest run again, and what differs today (RUN=folder)
+	@$(PY) scripts/rerun.py $${RUN:+"$$RUN"} $(ARGS)
 
 summary: $(STAMP) ## Table of the latest run (RUN=folder, OUTPUT_DIR=folder)
 	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"} $(ARGS)

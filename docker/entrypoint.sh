@@ -2,7 +2,7 @@
 # The Makefile's verbs inside the container.
 #
 # Usage: entrypoint.sh VERB [KEY=value ...] [ARGUMENT ...]
-#   KEY=value outranks .env, as on make's command line; arguments go to demo, simulate, smoke, summary
+#   KEY=value outranks .env, as on make's command line; arguments go to demo, simulate, rerun, smoke, summary
 # Exit: the verb's own · 2 unknown verb, no .env, or artifacts/ not writable
 #
 # The verb replaces this shell, so that Ctrl-C and the stop signal reach it.
@@ -10,7 +10,7 @@ set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-readonly VERBS='help help-env demo simulate smoke warmup profile sweep summary'
+readonly VERBS='help help-env demo simulate smoke warmup profile sweep rerun summary'
 readonly PY=venv/bin/python
 
 die() {
@@ -20,7 +20,7 @@ die() {
 
 usage() {
   cat <<'TEXT'
-Usage: VERB [KEY=value ...] [ARGUMENT ...]     demo, simulate, smoke, summary take arguments: --help
+Usage: VERB [KEY=value ...] [ARGUMENT ...]     demo, simulate, rerun, smoke, summary take arguments: --help
 
 Try
   demo        Measure a small real model inside the container
@@ -31,6 +31,7 @@ Measure
   warmup      A small run (3 users, 9 requests)
   profile     Measure as set in .env (DRY_RUN=1 only shows the command)
   sweep       Measure at each of SWEEP_CONCURRENCIES
+  rerun       The latest run again, and what differs today (RUN=folder)
   summary     Table of the latest run (RUN=folder), written to artifacts/
 
 Help
@@ -75,7 +76,7 @@ verb=${1:-help}
 [[ $# -eq 0 ]] || shift
 take_words "$@"
 case "$verb" in
-  demo | simulate | smoke | summary) ;;
+  demo | simulate | rerun | smoke | summary) ;;
   *)
     [[ ${#arguments[@]} -eq 0 ]] ||
       die "$verb: ${arguments[0]} is no KEY=value; write settings as CONCURRENCY=20"
@@ -94,6 +95,10 @@ case "$verb" in
     need_env_file
     need_artifacts
     exec bash scripts/run_aiperf_profile.sh "$verb"
+    ;;
+  rerun)
+    need_artifacts
+    exec "$PY" scripts/rerun.py ${RUN:+"$RUN"} ${arguments[@]+"${arguments[@]}"}
     ;;
   summary)
     need_artifacts

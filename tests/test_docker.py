@@ -63,6 +63,7 @@ def enter(app: Path, *words: str, **environment: str) -> subprocess.CompletedPro
         ("warmup", "<warmup>"),
         ("profile", "<profile>"),
         ("sweep", "<sweep>"),
+        ("rerun", "<scripts/rerun.py>"),
         ("summary", "<scripts/summarize_export.py>"),
     ],
 )
@@ -118,7 +119,7 @@ def test_a_model_in_the_environment_does_without_env_file(app: Path) -> None:
     assert enter(app, "profile", "MODEL=m").returncode == 0
 
 
-@pytest.mark.parametrize("verb", ["help", "help-env", "demo", "simulate", "summary"])
+@pytest.mark.parametrize("verb", ["help", "help-env", "demo", "simulate", "rerun", "summary"])
 def test_a_verb_that_measures_no_server_of_ones_own_needs_no_env_file(app: Path, verb: str) -> None:
     (app / ".env").unlink()
     assert enter(app, verb).returncode == 0

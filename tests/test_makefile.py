@@ -22,6 +22,7 @@ VERBS: tuple[str, ...] = (
     "warmup",
     "profile",
     "sweep",
+    "rerun",
     "summary",
 )
 VERBS += ("test", "check", "format", "golden", "bench", "clean", "help", "help-env")
@@ -125,6 +126,7 @@ def test_summary_without_words_passes_none(project: Path) -> None:
         ("serve-demo", "serve_demo.py"),
         ("simulate", "simulate_endpoint.py"),
         ("smoke", "smoke_stream.py"),
+        ("rerun", "rerun.py"),
         ("summary", "summarize_export.py"),
     ],
 )

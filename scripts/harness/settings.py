@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from dotenv.parser import Binding, parse_stream
 
-from harness.address import OPENAI_BASE
+from harness.address import OPENAI_BASE, base_url
 from harness.errors import ConfigError, UsageError
 from harness.kinds import (
     Address,
@@ -49,6 +49,9 @@ HANDED_ON = (
     "HTTPS_PROXY",
     "NO_PROXY",
 )
+#: Settings of the place where a run is started, which say nothing of what is measured.
+TODAYS = ("ALLOW_ENV_KEY", "ARTIFACTS_DIR", "UI_TYPE")
+_SERVER_KEYS = ("AIPERF_URL", "MORE_URLS")
 #: Names that verbs take on make's command line; they are no settings, and no typing errors either.
 VERB_ARGUMENTS = (
     "DRY_RUN",
@@ -371,15 +374,35 @@ def table() -> tuple[Entry, ...]:
     return tuple(_entry(f) for f in fields(Settings) if f.metadata)
 
 
-def from_environment(environ: Mapping[str, str]) -> Settings:
+def from_environment(
+    environ: Mapping[str, str], recorded: Mapping[str, str] | None = None
+) -> Settings:
     """Read the settings of a verb: those of ``ENV_FILE``, or ``.env`` here, and of ``environ``.
 
-    Raises ConfigError with every problem found; a file that ENV_FILE names must exist.
+    ``recorded`` as in `load`. Raises ConfigError with every problem found; a file that ENV_FILE
+    names must exist.
     """
+    return load(_env_file(environ), environ, recorded)
+
+
+def artifacts_folder(environ: Mapping[str, str]) -> Path:
+    """Return where runs are kept, whatever else is wrong with the settings."""
+    in_file, _ = _read_env_file(_env_file(environ))
+    default = {entry.key: entry.default for entry in table()}["ARTIFACTS_DIR"]
+    return Path(_texts(in_file, environ).get("ARTIFACTS_DIR", default))
+
+
+def given(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the text of each setting that ``.env`` or the environment sets, whatever it is."""
+    in_file, _ = _read_env_file(_env_file(environ))
+    return _texts(in_file, environ)
+
+
+def _env_file(environ: Mapping[str, str]) -> Path:
     named = environ.get("ENV_FILE")
     if named and not Path(named).exists():
         raise UsageError("ENV_FILE", f"{named} does not exist", "check the path")
-    return load(Path(named or ".env"), environ)
+    return Path(named or ".env")
 
 
 def is_on(environ: Mapping[str, str], name: str) -> bool:
@@ -387,16 +410,23 @@ def is_on(environ: Mapping[str, str], name: str) -> bool:
     return environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
+def load(
+    env_file: Path, environ: Mapping[str, str], recorded: Mapping[str, str] | None = None
+) -> Settings:
     """Read ``env_file`` (it may be missing) and the environment into Settings.
 
     The environment outranks the file, except for OPENAI_API_KEY, where the file outranks it even
-    when empty. Raises ConfigError with every problem found.
+    when empty. ``recorded`` are the settings of an earlier run as text; they stand in for the
+    file's, of which only what is today's remains, see `_recalled`. Raises ConfigError with every
+    problem found.
     """
     in_file, problems = _read_env_file(env_file)
+    told: tuple[str, ...] = ()
     is_whole = not problems  # else a missing key may stand in what could not be read
     slips = [*_slips(in_file, env_file.name), *_slips(_make_arguments(environ), "make")]
     problems += [problem for _, problem in slips]
+    if recorded is not None:
+        in_file, told = _recalled(in_file, recorded, environ, env_file.name)
     texts = _texts(in_file, environ)
     values, wrong = _parse(texts)
     problems += wrong
@@ -406,7 +436,7 @@ def load(env_file: Path, environ: Mapping[str, str]) -> Settings:
         problems += _missing({*texts, *(meant for meant, _ in slips)})
     if not problems:
         key, notices, problems = _key_to_send(values, in_file, environ)
-        values |= {"openai_api_key": key, "notices": notices}
+        values |= {"openai_api_key": key, "notices": told + notices}
     if problems:
         raise ConfigError(problems)
     handed_on = {
@@ -502,6 +532,53 @@ def _parse(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[UsageError]]:
             shown = SECRET if entry.secret else _shortened(text)
             problems.append(UsageError(entry.key, f"{shown} is not valid", f"set {expected}"))
     return values, problems
+
+
+def _recalled(
+    in_file: Mapping[str, str], recorded: Mapping[str, str], environ: Mapping[str, str], file: str
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return an earlier run's settings in place of the file's, and what to say of that.
+
+    Of the file remain the variables for AIPerf, the settings of today's screen and disk, and the
+    key, but that only where no server is measured that the file does not name.
+    """
+    kept = {k: v for k, v in in_file.items() if k.startswith(HANDED_ON) and k not in _KEYS}
+    kept |= {k: in_file[k] for k in TODAYS if k in in_file}
+    asked = {**recorded, **{k: environ[k] for k in _SERVER_KEYS if k in environ}}
+    key = in_file.get("OPENAI_API_KEY")
+    notices = []
+    if key is not None and _servers(asked) <= _servers(in_file):
+        kept["OPENAI_API_KEY"] = key
+    elif key and recorded.get("OPENAI_API_KEY"):
+        remedy = "type OPENAI_API_KEY=… to send one"
+        notices.append(f"OPENAI_API_KEY of {file} is another server's and is not sent; {remedy}")
+    aside = [k for k in in_file if k in _KEYS and _differs(k, in_file[k], recorded.get(k, ""))]
+    aside = [k for k in aside if k not in (*TODAYS, "OPENAI_API_KEY", *environ)]
+    if aside:
+        notices.append(f"{file} is not followed in {', '.join(aside)}: the run's own are used")
+    usual = {k: v for k, v in recorded.items() if k not in (*TODAYS, "OPENAI_API_KEY")}
+    return usual | kept, tuple(notices)
+
+
+def _servers(texts: Mapping[str, str]) -> set[str]:
+    """Return the servers that texts of settings name, in one form where they are valid."""
+    named = [texts.get("AIPERF_URL", "").strip() or OPENAI_BASE]
+    named += filter(None, (part.strip() for part in texts.get("MORE_URLS", "").split(",")))
+    found = set()
+    for text in named:
+        try:
+            found.add(base_url(text))
+        except UsageError:
+            found.add(text)
+    return found
+
+
+def _differs(key: str, one: str, other: str) -> bool:
+    kind = {entry.key: entry.kind for entry in table()}[key]
+    try:
+        return kind.parse(one.strip()) != kind.parse(other.strip())
+    except (UsageError, ValueError):
+        return one.strip() != other.strip()
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[UsageError]:
