@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from harness import settings as configuration
+from harness import slo
+from harness.calibration import finding_of, noted
 from harness.cli import Arguments, argument, run_verb
 from harness.errors import Exit, HarnessError
 from harness.kinds import Number
@@ -38,13 +40,16 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     run = options.run_dir or latest(Path(settings.artifacts_dir))
     err.write(f"summary of {run}\n")
     records = read_run(run, lambda text: scrub(text, settings.openai_api_key))
-    summary = summarize(records)
     manifest = read_manifest(run)
-    limits = limits_of(settings, _outranking(options.max_error_rate, manifest, settings))
-    verdict = judge(summary, limits, asked_of(manifest, records.facts))
+    found = finding_of(manifest)
+    summary = noted(summarize(records), found)
+    outranking = _outranking(options.max_error_rate, manifest, settings)
+    limits = limits_of(settings, outranking)
+    slos = slo.check(summary, slo.objectives(settings, outranking))
+    verdict = judge(summary, limits, asked_of(manifest, records.facts), found.reasons)
     about = about_line(run, records.facts)
-    out.write(summary_text(summary, verdict, about))  # first: the folder may not be writable
-    write_summary(summary, verdict, about, options.output_dir)
+    out.write(summary_text(summary, verdict, about, slos))  # first: the folder may not be writable
+    write_summary(summary, verdict, about, options.output_dir, slos)
     err.write(f"written: {options.output_dir / TSV} (to paste), {options.output_dir / MD}\n")
     return Exit.DONE
 
@@ -91,7 +96,8 @@ def _outranking(
     """
     of_run = manifest.get("settings")
     limits = dict(of_run) if isinstance(of_run, dict) else {}
-    limits |= {key: getattr(settings, key.lower()) for key in LIMIT_KEYS if os.environ.get(key)}
+    keys = (*LIMIT_KEYS, *slo.KEYS)
+    limits |= {key: getattr(settings, key.lower()) for key in keys if os.environ.get(key)}
     return limits if typed is None else limits | {"MAX_ERROR_RATE": typed}
 
 

@@ -35,6 +35,8 @@ def build_argv(
         argv += ["--use-server-token-count"]
     if settings.use_legacy_max_tokens:
         argv += ["--use-legacy-max-tokens"]
+    if goodput := _goodput(settings):
+        argv += ["--goodput", goodput]
     if settings.extra_inputs:
         argv += ["--extra-inputs", json.dumps(settings.extra_inputs, ensure_ascii=False)]
     if settings.connection_reuse != "pooled":
@@ -90,6 +92,16 @@ def as_typed(argv: list[str]) -> str:
         else:
             lines[-1] += f" {shlex.quote(word)}"
     return " \\\n  ".join(lines)
+
+
+def _goodput(settings: Settings) -> str:
+    """Return the objectives that hold for a request by itself, as AIPerf's goodput counts them."""
+    limits = {
+        "time_to_first_token": settings.slo_ttft_p95_ms,
+        "inter_token_latency": settings.slo_itl_p95_ms,
+        "request_latency": settings.slo_latency_p99_ms,
+    }
+    return " ".join(f"{tag}:{ms:.15g}" for tag, ms in limits.items() if ms is not None)
 
 
 def _load(settings: Settings, plan: Plan) -> list[str]:

@@ -73,5 +73,10 @@ RATES = (
     REQUEST_THROUGHPUT,
     ERROR_RATE,
 )
+GOODPUT = Metric(
+    "goodput", "Goodput", "req/s", 2, "higher",
+    "requests that meet every objective set for latencies, each by itself, divided by the length "
+    "of the measured phase",
+)  # fmt: skip
 #: Shown for models that reason only.
 REASONING = (REASONING_TOKENS, ANSWER_TOKENS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import endpoint, provenance, tokenizer
+from harness import calibration, endpoint, provenance, slo, tokenizer
 from harness.cells import KEY, cell_key
 from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
 from harness.console import reason_in
@@ -15,6 +15,7 @@ from harness.endpoint import Access, EndpointFacts, Server
 from harness.engine import EngineExit, Stopping, StopRules, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
 from harness.interrupts import held_back
+from harness.metrics import GOODPUT
 from harness.plan import Plan, describe, reuse_note
 from harness.probes import NEW_LIMIT, OLD_LIMIT, Limit, Question, brief
 from harness.records import ROWS, Records, read_run
@@ -67,6 +68,12 @@ class Outcome:
     folder: Path
     summary: Summary
     verdict: Verdict
+    slos: tuple[slo.Result, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether the run is not INVALID and meets every objective."""
+        return self.verdict.level is not Level.INVALID and not slo.missed(self.slos)
 
 
 def look_at(settings: Settings, environ: Mapping[str, str]) -> Target:
@@ -137,12 +144,14 @@ def measure(
         ended = _run(settings, plan, target, environ, partial, talk)
         try:
             with held_back():  # seconds at most, and what was measured is not lost at the very end
-                return _conclude(settings, target, ended, partial)
+                return _conclude(settings, target, ended, partial, talk)
         except KeyboardInterrupt:
             raise _stopped_at_the_end(partial) from None
 
 
-def _conclude(settings: Settings, target: Target, ended: EngineExit, partial: Path) -> Outcome:
+def _conclude(
+    settings: Settings, target: Target, ended: EngineExit, partial: Path, talk: Talk
+) -> Outcome:
     """Sum up what AIPerf left, and publish it if the run came to its end."""
     try:
         records = read_run(partial, _scrubber(settings))
@@ -154,34 +163,69 @@ def _conclude(settings: Settings, target: Target, ended: EngineExit, partial: Pa
     if not records.incomplete and (ended.status or ended.was_stopped):
         records = replace(records, incomplete=_ending(ended))
     summary = summarize(records)
+    _calibrate(settings, summary, partial, talk)
+    summary = _noted(summary, partial)
     verdict = _judged(settings, summary, partial)
+    slos = slo.check(summary, slo.objectives(settings))
     _record_verdict(partial, verdict.level, verdict.texts)
-    write_summary(summary, verdict, about_line(partial), partial)
+    if slos:
+        write_manifest(partial, read_manifest(partial) | {"slo": slo.stored(slos)})
+    write_summary(summary, verdict, about_line(partial), partial, slos)
     if not records.n_used and records.errors and not ended.was_stopped:
         raise _all_failed(records, settings, target, partial)
     if ended.status or ended.was_stopped:
         raise _failed(settings, ended, partial, has_rows=True)
-    return Outcome(publish(partial), summary, verdict)
+    return Outcome(publish(partial), summary, verdict, slos)
 
 
 def read_outcome(settings: Settings, folder: Path) -> Outcome:
-    """Return a finished run, judged by today's limits.
+    """Return a finished run, judged by today's limits and objectives.
 
     Raises DataError where it cannot be read.
     """
-    summary = summarize(read_run(folder, _scrubber(settings)))
-    return Outcome(folder, summary, _judged(settings, summary, folder))
+    summary = _noted(summarize(read_run(folder, _scrubber(settings))), folder)
+    summary = _without_foreign_goodput(settings, summary, folder)
+    slos = slo.check(summary, slo.objectives(settings))
+    return Outcome(folder, summary, _judged(settings, summary, folder), slos)
 
 
 def key_of(settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str]) -> str:
     """Return the key of this run, see `harness.cells`."""
+    asked = replace(settings, use_legacy_max_tokens=target.legacy_max_tokens)
     version = provenance.version_of("aiperf")
     prompts = _prompts_hash(settings)
-    return cell_key(settings, plan, target.tokenizer, target.facts, prompts, version, environ)
+    return cell_key(asked, plan, target.tokenizer, target.facts, prompts, version, environ)
+
+
+def _without_foreign_goodput(settings: Settings, summary: Summary, folder: Path) -> Summary:
+    """Leave goodput out where AIPerf counted it by other objectives than today's."""
+    if _objectives(read_manifest(folder).get("settings")) == _objectives(redacted(settings)):
+        return summary
+    rates = tuple(rate for rate in summary.rates if rate.metric is not GOODPUT)
+    return replace(summary, rates=rates)
+
+
+def _objectives(settings: object) -> dict[str, object]:
+    items = settings.items() if isinstance(settings, dict) else ()
+    return {key: value for key, value in items if key.startswith("SLO_") and value is not None}
 
 
 def _judged(settings: Settings, summary: Summary, folder: Path) -> Verdict:
-    return judge(summary, limits_of(settings), asked_of(read_manifest(folder)))
+    manifest = read_manifest(folder)
+    more = calibration.finding_of(manifest).reasons
+    return judge(summary, limits_of(settings), asked_of(manifest), more)
+
+
+def _calibrate(settings: Settings, summary: Summary, partial: Path, talk: Talk) -> None:
+    """Hold the run against this machine's calibration, if there is one; run.json keeps the rest."""
+    manifest = read_manifest(partial)
+    if known := calibration.load(Path(settings.artifacts_dir), talk):
+        found = calibration.against(known, summary, asked_of(manifest).concurrency)
+        write_manifest(partial, manifest | {calibration.FOLDER: found.stored()})
+
+
+def _noted(summary: Summary, folder: Path) -> Summary:
+    return calibration.noted(summary, calibration.finding_of(read_manifest(folder)))
 
 
 def _announcement(settings: Settings, plan: Plan, target: Target) -> str:

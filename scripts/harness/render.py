@@ -11,6 +11,7 @@ import msgspec
 from harness.metrics import Metric
 from harness.records import Facts
 from harness.runs import read_manifest, write_text
+from harness.slo import Result
 from harness.summary import Latency, Summary
 from harness.table import Column, Table, number, to_md, to_text, to_tsv
 from harness.verdict import Verdict
@@ -19,23 +20,26 @@ TSV = "summary.tsv"
 MD = "summary.md"
 
 _TSV_DIGITS = 2
+_SLO_HEADINGS = ("Objective", "Measured", "Limit", "Result")
 _STATISTICS = ("p50", "p95", "p99", "avg")
 _THIN = "*"
 _TINY_MS = 0.1
 _MOST_DIGITS = 9
 
 
-def write_summary(summary: Summary, verdict: Verdict, about: str, folder: Path) -> None:
+def write_summary(
+    summary: Summary, verdict: Verdict, about: str, folder: Path, slos: Sequence[Result] = ()
+) -> None:
     """Write summary.tsv and summary.md into ``folder``, each whole or not at all.
 
     Raises UsageError where they cannot be written.
     """
-    write_text(folder / TSV, summary_tsv(summary, verdict))
-    write_text(folder / MD, summary_md(summary, verdict, about))
+    write_text(folder / TSV, summary_tsv(summary, verdict, slos))
+    write_text(folder / MD, summary_md(summary, verdict, about, slos))
 
 
-def summary_tsv(summary: Summary, verdict: Verdict) -> str:
-    """Return summary.tsv: both tables with two decimals, the verdict, a Note row a reason."""
+def summary_tsv(summary: Summary, verdict: Verdict, slos: Sequence[Result] = ()) -> str:
+    """Return summary.tsv: both tables with two decimals, objectives, verdict, reasons."""
     headings = ["metric", *(f"{name}_ms" for name in _STATISTICS), "count", "errors"]
     latencies = Table(
         tuple(Column(heading) for heading in headings),
@@ -49,12 +53,15 @@ def summary_tsv(summary: Summary, verdict: Verdict) -> str:
         for rate in (*summary.rates, *summary.reasoning)
     )
     rates += tuple(_first_output_rows(summary))
-    remarks = (("Verdict", str(verdict.level), ""), *_note_rows(summary, verdict))
+    objectives = tuple((f"SLO {r.slo.name}", r.word, r.slo.told_limit) for r in slos)
+    remarks = (*objectives, ("Verdict", str(verdict.level), ""), *_note_rows(summary, verdict))
     columns = tuple(Column(heading) for heading in ("metric", "value", "unit"))
     return to_tsv(latencies) + "\n" + to_tsv(Table(columns, (*rates, *remarks)))
 
 
-def summary_md(summary: Summary, verdict: Verdict, about: str) -> str:
+def summary_md(
+    summary: Summary, verdict: Verdict, about: str, slos: Sequence[Result] = ()
+) -> str:
     """Return summary.md: verdict and reasons, the run in one line, tables, errors, definitions."""
     blocks = [
         f"# {verdict.level}",
@@ -62,6 +69,7 @@ def summary_md(summary: Summary, verdict: Verdict, about: str) -> str:
         about,
         to_md(_latency_table(summary)),
         to_md(_rate_table(summary, ("Metric", "Value", "Unit"))),
+        to_md(_slo_table(slos, _SLO_HEADINGS)) if slos else "",
         f"{_accounting(summary)}.",
         _bullets([remark.replace("*", "\\*") for remark in _remarks(summary)]),
         _error_section(summary),
@@ -71,7 +79,9 @@ def summary_md(summary: Summary, verdict: Verdict, about: str) -> str:
     return "\n\n".join(block.rstrip("\n") for block in blocks if block) + "\n"
 
 
-def summary_text(summary: Summary, verdict: Verdict, about: str) -> str:
+def summary_text(
+    summary: Summary, verdict: Verdict, about: str, slos: Sequence[Result] = ()
+) -> str:
     """Return the summary for a terminal: verdict, run, tables, what to know about them."""
     errors = [f"{group.n} × {group.text}" for group in summary.errors]
     return "".join(
@@ -81,6 +91,7 @@ def summary_text(summary: Summary, verdict: Verdict, about: str) -> str:
             "\n",
             to_text(_latency_table(summary)),
             to_text(_rate_table(summary, ("", "", ""))),  # no headings: an empty line
+            to_text(_slo_table(slos, ("", "", "", ""))) if slos else "",
             f"\n{_accounting(summary)}\n",
             _indented(errors),
             "".join(f"{remark}\n" for remark in _remarks(summary)),
@@ -238,6 +249,13 @@ def _rate_table(summary: Summary, headings: tuple[str, str, str]) -> Table:
         for rate in (*summary.rates, *summary.reasoning)
     )
     return Table((Column(name, "left"), Column(value), Column(unit, "left")), rows)
+
+
+def _slo_table(slos: Sequence[Result], headings: tuple[str, str, str, str]) -> Table:
+    name, figure, limit, word = headings
+    rows = tuple((f"SLO {r.slo.name}", r.told_figure, r.slo.told_limit, r.word) for r in slos)
+    columns = (Column(name, "left"), Column(figure), Column(limit, "left"), Column(word, "left"))
+    return Table(columns, rows)
 
 
 def _accounting(summary: Summary) -> str:

@@ -9,6 +9,7 @@ from harness import stats
 from harness.evidence import Evidence, weigh
 from harness.metrics import (
     ERROR_RATE,
+    GOODPUT,
     INTER_TOKEN_LATENCY,
     LATENCIES,
     OUTPUT_TOKEN_THROUGHPUT,
@@ -129,7 +130,7 @@ def summarize(records: Records) -> Summary:
     return Summary(
         latencies=tuple(Latency(metric, _spread(records, metric.tag)) for metric in LATENCIES),
         first_output=_first_output(records),
-        rates=tuple(Rate(metric, _rate(metric, records)) for metric in RATES),
+        rates=(*(Rate(metric, _rate(metric, records)) for metric in RATES), *_goodput(records)),
         reasoning=_reasoning(records),
         source=records.source,
         counts=records.counts,
@@ -177,6 +178,12 @@ def _reasoning(records: Records) -> tuple[Rate, ...]:
         return ()
     pairs = zip(REASONING, totals, strict=True)
     return tuple(Rate(metric, total / records.n_used) for metric, total in pairs)
+
+
+def _goodput(records: Records) -> tuple[Rate, ...]:
+    """Return AIPerf's goodput; nothing where no objective was set in the run."""
+    goodput = _of_aiperf(GOODPUT, records)
+    return () if goodput is None else (Rate(GOODPUT, goodput),)
 
 
 def _n_in_one_piece(records: Records) -> int:

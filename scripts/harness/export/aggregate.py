@@ -12,6 +12,7 @@ from harness.errors import DataError
 from harness.export.failures import ErrorCounter, ErrorGroup, ErrorRow, Scrub, mask
 from harness.export.units import Unit, in_ms
 from harness.metrics import (
+    GOODPUT,
     LATENCIES,
     OUTPUT_TOKEN_THROUGHPUT,
     OUTPUT_TOKEN_THROUGHPUT_PER_USER,
@@ -23,7 +24,7 @@ from harness.metrics import (
 AGGREGATE = "profile_export_aiperf.json"
 PHASES = "phase_manifest.json"
 
-_THROUGHPUTS = (OUTPUT_TOKEN_THROUGHPUT, REQUEST_THROUGHPUT)
+_THROUGHPUTS = (OUTPUT_TOKEN_THROUGHPUT, REQUEST_THROUGHPUT, GOODPUT)
 _TIMES = (*LATENCIES, TIME_TO_FIRST_OUTPUT_TOKEN)
 #: Token counts: the client's, and as the server's ``usage`` tells them.
 CLIENT_INPUT, CLIENT_OUTPUT = "input_sequence_length", "output_sequence_length"
