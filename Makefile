@@ -18,13 +18,13 @@ endif
 # Another Python's modules must not leak into venv/.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help help-env setup demo serve-demo simulate smoke warmup profile sweep rerun summary
+.PHONY: help help-env setup demo serve-demo simulate smoke warmup profile sweep rerun summary calibrate
 .PHONY: test check check-python check-shell check-files format golden bench clean stale
 
 ##@ Help
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2} \
-	  END {print "\n  Settings: make profile CONCURRENCY=20"; print "  Arguments of demo, serve-demo, simulate, rerun, smoke, summary: ARGS=\"--help\""}' Makefile
+	  END {print "\n  Settings: make profile CONCURRENCY=20"; print "  Arguments of calibrate, demo, serve-demo, simulate, rerun, smoke, summary: ARGS=\"--help\""}' Makefile
 
 help-env: $(STAMP) ## All settings: meaning, default, unit
 	@$(PY) scripts/help_env.py $(ARGS)
@@ -60,6 +60,9 @@ rerun: $(STAMP) ## The latest run again, and what differs today (RUN=folder)
 
 summary: $(STAMP) ## Table of the latest run (RUN=folder, OUTPUT_DIR=folder)
 	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"} $(ARGS)
+
+calibrate: $(STAMP) ## What this machine's client adds to the figures, and the load it can drive
+	@$(PY) scripts/calibrate.py $(ARGS)
 
 ##@ Develop
 test: $(STAMP) $(DEMO) ## Run the tests (ARGS="-k word")

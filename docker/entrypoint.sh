@@ -2,7 +2,7 @@
 # The Makefile's verbs inside the container.
 #
 # Usage: entrypoint.sh VERB [KEY=value ...] [ARGUMENT ...]
-#   KEY=value outranks .env, as on make's command line; arguments go to demo, simulate, rerun, smoke, summary
+#   KEY=value outranks .env, as on make's command line; arguments go to calibrate, demo, simulate, rerun, smoke, summary
 # Exit: the verb's own · 2 unknown verb, no .env, or artifacts/ not writable
 #
 # The verb replaces this shell, so that Ctrl-C and the stop signal reach it.
@@ -10,7 +10,7 @@ set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-readonly VERBS='help help-env demo simulate smoke warmup profile sweep rerun summary'
+readonly VERBS='help help-env demo simulate smoke warmup profile sweep rerun summary calibrate'
 readonly PY=venv/bin/python
 
 die() {
@@ -20,7 +20,7 @@ die() {
 
 usage() {
   cat <<'TEXT'
-Usage: VERB [KEY=value ...] [ARGUMENT ...]     demo, simulate, rerun, smoke, summary take arguments: --help
+Usage: VERB [KEY=value ...] [ARGUMENT ...]     calibrate, demo, simulate, rerun, smoke, summary take arguments: --help
 
 Try
   demo        Measure a small real model inside the container
@@ -33,6 +33,7 @@ Measure
   sweep       Measure at each of SWEEP_CONCURRENCIES
   rerun       The latest run again, and what differs today (RUN=folder)
   summary     Table of the latest run (RUN=folder), written to artifacts/
+  calibrate   What this machine's client adds to the figures, and the load it can drive
 
 Help
   help        This list
@@ -76,7 +77,7 @@ verb=${1:-help}
 [[ $# -eq 0 ]] || shift
 take_words "$@"
 case "$verb" in
-  demo | simulate | rerun | smoke | summary) ;;
+  calibrate | demo | simulate | rerun | smoke | summary) ;;
   *)
     [[ ${#arguments[@]} -eq 0 ]] ||
       die "$verb: ${arguments[0]} is no KEY=value; write settings as CONCURRENCY=20"
@@ -107,6 +108,10 @@ case "$verb" in
   demo)
     need_artifacts
     exec "$PY" scripts/demo.py ${arguments[@]+"${arguments[@]}"}
+    ;;
+  calibrate)
+    need_artifacts
+    exec "$PY" scripts/calibrate.py ${arguments[@]+"${arguments[@]}"}
     ;;
   simulate) exec "$PY" scripts/simulate_endpoint.py ${arguments[@]+"${arguments[@]}"} ;;
   *) die "$verb: no such verb; use one of $VERBS" ;;

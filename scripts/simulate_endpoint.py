@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from harness.cli import run_verb
+from harness.demo_server import stop_at_end_of_input
 from harness.errors import Exit
 from harness.simulator.options import parse_options
 from harness.simulator.server import serve
@@ -21,6 +22,8 @@ from harness.simulator.server import serve
 def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:  # noqa: ARG001 - all verbs alike
     """Run the endpoint."""
     behaviour, service = parse_options(argv, os.environ)
+    if service.until_eof:
+        stop_at_end_of_input()
 
     def ready(url: str) -> None:
         out.write(f"listening on {url}\n")

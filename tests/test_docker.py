@@ -57,6 +57,7 @@ def enter(app: Path, *words: str, **environment: str) -> subprocess.CompletedPro
     ("verb", "word"),
     [
         ("help-env", "<scripts/help_env.py>"),
+        ("calibrate", "<scripts/calibrate.py>"),
         ("demo", "<scripts/demo.py>"),
         ("simulate", "<scripts/simulate_endpoint.py>"),
         ("smoke", "<scripts/smoke_stream.py>"),
@@ -119,7 +120,9 @@ def test_a_model_in_the_environment_does_without_env_file(app: Path) -> None:
     assert enter(app, "profile", "MODEL=m").returncode == 0
 
 
-@pytest.mark.parametrize("verb", ["help", "help-env", "demo", "simulate", "rerun", "summary"])
+@pytest.mark.parametrize(
+    "verb", ["help", "help-env", "calibrate", "demo", "simulate", "rerun", "summary"]
+)
 def test_a_verb_that_measures_no_server_of_ones_own_needs_no_env_file(app: Path, verb: str) -> None:
     (app / ".env").unlink()
     assert enter(app, verb).returncode == 0
@@ -144,7 +147,7 @@ def test_a_stray_word_is_refused(app: Path) -> None:
     assert "--concurrency is no KEY=value" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["demo", "simulate", "smoke", "summary"])
+@pytest.mark.parametrize("verb", ["calibrate", "demo", "simulate", "smoke", "summary"])
 def test_a_verb_takes_arguments(app: Path, verb: str) -> None:
     assert "<--one>\n<two words>\n" in enter(app, verb, "--one", "two words").stdout
     assert verb in enter(app, "help").stdout.splitlines()[0]

@@ -25,6 +25,7 @@ VERBS: tuple[str, ...] = (
     "rerun",
     "summary",
 )
+VERBS += ("calibrate",)
 VERBS += ("test", "check", "format", "golden", "bench", "clean", "help", "help-env")
 #: Makes one argument a line visible, quotes and spaces included.
 SHOW = '#!/bin/sh\necho "CONCURRENCY=$CONCURRENCY"\nfor word in "$@"; do echo "<$word>"; done\n'
@@ -122,6 +123,7 @@ def test_summary_without_words_passes_none(project: Path) -> None:
 @pytest.mark.parametrize(
     ("verb", "script"),
     [
+        ("calibrate", "calibrate.py"),
         ("demo", "demo.py"),
         ("serve-demo", "serve_demo.py"),
         ("simulate", "simulate_endpoint.py"),

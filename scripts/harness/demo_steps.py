@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +114,19 @@ def run_folder(environ: Mapping[str, str]) -> Path:
 def demo_server(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Run serve_demo.py on a free port; yield the settings that point at it.
 
-    It is stopped when the block ends, and stops by itself when this process is gone, killed or not:
-    the other end of its standard input is held here alone. Raises EngineError if it does not start.
+    It is stopped when the block ends, and stops by itself when this process is gone, killed or not.
+    Raises EngineError if it does not start.
     """
+    serve = (sys.executable, str(SCRIPTS / "serve_demo.py"), "--port", "0", "--until-eof")
+    with beside(serve, environ) as child:
+        yield _announced(child)
+
+
+@contextmanager
+def beside(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a server that ends with its standard input, which is held here alone, and stop it."""
     child = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / "serve_demo.py"), "--port", "0", "--until-eof"],
+        command,
         env=dict(environ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -127,7 +135,7 @@ def demo_server(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
         process_group=0,  # a terminal's Ctrl-C must not take it from under a running step
     )
     try:
-        yield _announced(child)
+        yield child
     finally:
         _stop(child)
 
