@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.cli import Arguments, run_verb, talker
-from harness.errors import DataError, Exit, UsageError
+from harness.errors import DataError, Exit, HarnessError, UsageError
 from harness.profiling import Talk, Target, look_at, measure, preview, read_outcome
 from harness.prompts import PromptFile, check_prompts
 from harness.render import about_line, summary_text
@@ -39,7 +39,6 @@ from harness.runs import latest
 from harness.settings import Settings, artifacts_folder, is_on
 from harness.summary import Summary
 from harness.table import to_text
-from harness.verdict import Level
 
 _SAME_PROMPTS = (
     "the same seed makes the same prompts: where the server still holds them in its prefix cache, "
@@ -98,9 +97,11 @@ def _target(earlier: Earlier, settings: Settings, talk: Talk) -> Target:
     found = list(differences(earlier, settings))
     try:
         target = look_at(settings, os.environ)
-        found += differences_of_server(earlier, target)
-    finally:
-        _tell(found, talk)
+    except HarnessError:
+        if found:
+            _tell(found, talk)
+        raise
+    _tell([*found, *differences_of_server(earlier, target)], talk)
     for note in target.notes:
         talk(f"note: {note}")
     return target

@@ -20,6 +20,12 @@ _FORCING = ("ignore_eos", "min_tokens")
 class _Plan(msgspec.Struct):
     concurrency: int | None = None
     request_rate: float | None = None
+    n_conversations: int | None = None
+    follows_timestamps: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.request_rate is not None or self.follows_timestamps
 
 
 class _Tokenizer(msgspec.Struct):
@@ -64,18 +70,24 @@ def asked_of(manifest: Mapping[str, object], facts: Facts | None = None) -> Aske
         told = msgspec.convert(manifest, _Manifest)
     except msgspec.ValidationError:
         return _asked_of_facts(facts)
-    if not told.plan.concurrency and told.plan.request_rate is None:
+    if not told.plan.concurrency and not told.plan.is_open:
         return _asked_of_facts(facts)
     is_stand_in = not (told.tokenizer.exact or told.tokenizer.server_counts)
-    is_open = told.plan.request_rate is not None
     return Asked(
-        concurrency=None if is_open else told.plan.concurrency,
+        concurrency=None if told.plan.is_open else told.plan.concurrency,
         request_rate=told.plan.request_rate,
         output_tokens=told.settings.output_tokens_mean,
         forces_length=any((told.settings.extra_inputs or {}).get(key) for key in _FORCING),
         stand_in=told.tokenizer.name if is_stand_in else "",
-        is_uniform=not told.settings.input_file or told.settings.custom_dataset_type not in _VARIED,
+        is_uniform=_is_uniform(told),
     )
+
+
+def _is_uniform(told: _Manifest) -> bool:
+    """Tell whether every request is drawn alike: no conversations, no trace."""
+    if told.plan.n_conversations or told.plan.follows_timestamps:
+        return False
+    return not told.settings.input_file or told.settings.custom_dataset_type not in _VARIED
 
 
 def _asked_of_facts(facts: Facts | None) -> Asked:
