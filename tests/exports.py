@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.settings import Settings
 from harness.terms import limits_of
@@ -43,6 +45,40 @@ def failed(code: int | None = 500, message: str = "boom", phase: str = "profilin
     """Return a row of a request that failed: it has no latency."""
     error = {"type": "Server Error", "message": message} | ({} if code is None else {"code": code})
     return {"metadata": {"benchmark_phase": phase}, "metrics": {}, "error": error}
+
+
+def timed(start_ms: float, latency_ms: float, queued_ms: float = 1.0) -> Json:
+    """Return a row of a request that started so long after the run."""
+    row = used(min(20.0, latency_ms / 2), latency_ms)
+    start_ns = 1_700_000_000_000_000_000 + int(start_ms * 1e6)
+    issued_ns = start_ns - int(queued_ms * 1e6)
+    return row | {"metadata": {"benchmark_phase": "profiling", "request_start_ns": start_ns,
+                               "credit_issued_ns": issued_ns}}  # fmt: skip
+
+
+def closed_loop(latencies_ms: Iterable[float], n_users: int, pause_ms: float = 1.0) -> list[Json]:
+    """Return rows of users who each send the next request a pause after an answer."""
+    free_ms = [0.0] * n_users
+    rows = []
+    for latency_ms in latencies_ms:
+        start_ms = heapq.heappop(free_ms)
+        heapq.heappush(free_ms, start_ms + latency_ms + pause_ms)
+        rows.append(timed(start_ms, latency_ms))
+    return rows
+
+
+def write_load(
+    folder: Path,
+    rows: Sequence[Json],
+    concurrency: int | None,
+    kind: str = "concurrency",
+    **more: Any,
+) -> Path:
+    """Write the rows of a run that reached its end, and AIPerf's aggregate with what it asked."""
+    phase = {"kind": "profiling", "type": kind, "concurrency": concurrency}
+    write_aggregate(folder=write_rows(folder, rows), n_used=len(rows),
+                    input_config={"phases": [phase]}, **more)  # fmt: skip
+    return folder
 
 
 def cancelled() -> Json:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.stats import ascending, mean, quantile
+from harness.stats import ascending, mean, median_interval, quantile
 
 VALUES = st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=60)
 
@@ -55,3 +55,33 @@ def test_a_quantile_outside_0_to_1_is_refused(q: float) -> None:
 
 def test_absent_values_are_left_out_when_sorting() -> None:
     assert ascending([3.0, math.nan, 1.0]) == [1.0, 3.0]
+
+
+@given(VALUES, st.floats(0, 4))
+def test_an_interval_of_the_median_holds_that_of_the_values(values: list[float], z: float) -> None:
+    low, high = median_interval(sorted(values), z)
+    assert low <= quantile(sorted(values), 0.5) <= high
+
+
+@given(VALUES)
+def test_more_certainty_takes_a_wider_interval(values: list[float]) -> None:
+    (low, high), (lower, higher) = (median_interval(sorted(values), z) for z in (1.96, 2.58))
+    assert lower <= low <= high <= higher
+
+
+def test_the_interval_has_the_ranks_of_the_binomial_distribution() -> None:
+    """Of 100 values the 95 % interval has the ranks 40 and 61 (tables of Conover)."""
+    assert median_interval(range(1, 101), 1.96) == (40, 61)
+
+
+def test_an_interval_of_nothing_is_nan() -> None:
+    assert all(math.isnan(end) for end in median_interval([], 1.96))
+
+
+def test_the_99_pct_interval_rarely_misses_the_median() -> None:
+    rng = np.random.default_rng(5)
+    n_missed = 0
+    for values in np.sort(rng.lognormal(0, 0.6, (2000, 21)), axis=1):
+        low, high = median_interval(values.tolist(), 2.58)
+        n_missed += not low <= 1 <= high
+    assert n_missed <= 0.01 * 2000

@@ -14,7 +14,7 @@ import pytest
 
 import summarize_export
 from harness.cli import guarded
-from tests.exports import GOLDEN, failed, used, write_phases, write_rows
+from tests.exports import GOLDEN, closed_loop, failed, used, write_load, write_phases, write_rows
 
 SCRIPT = Path(summarize_export.__file__)
 RUNS = sorted(path.parent.name for path in GOLDEN.glob("*/profile_export.jsonl"))
@@ -26,11 +26,70 @@ def call(*argv: str) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+RUN = {
+    "plan": {"concurrency": 4},
+    "tokenizer": {"exact": True},
+    "settings": {"MAX_DRIFT": 25.0, "MAX_ERROR_RATE": 1.0, "EXTRA_INPUTS": {"ignore_eos": True}},
+}
+
+
+def drifting(folder: Path, run: dict[str, object] | None = None) -> Path:
+    """Write a run whose latency grows by about 80 %."""
+    rows = closed_loop([100 + 2.0 * number for number in range(100)], 4)
+    write_load(folder, rows, 4)
+    if run is not None:
+        (folder / "run.json").write_text(json.dumps(run))
+    return folder
+
+
+def test_a_suspect_run_says_why_in_table_and_files() -> None:
+    drifting(Path("run"), RUN)
+    code, out, _ = call("run")
+    assert (code, out.split()[0]) == (0, "SUSPECT")
+    reason = "the run never became steady"
+    notes = [x for x in Path("summary.tsv").read_text().splitlines() if x.startswith("Note\t")]
+    assert notes[0].startswith(f"Note\t{reason}")
+    assert Path("summary.md").read_text().startswith(f"# SUSPECT\n\n- {reason}")
+    assert reason in out.splitlines()[1]
+
+
+def test_a_run_is_judged_by_its_own_limits_unless_others_are_typed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = drifting(Path("run"), RUN)
+    Path(".env").write_text("MODEL=m\nAIPERF_URL=http://127.0.0.1:1\nMAX_DRIFT=400\n")
+    assert call(str(run))[1].startswith("SUSPECT ")
+    monkeypatch.setenv("MAX_DRIFT", "400")  # as `make summary MAX_DRIFT=400`
+    assert call(str(run))[1].startswith("VALID ")
+    monkeypatch.delenv("MAX_DRIFT")
+    run = drifting(Path("other"), RUN | {"settings": {"MAX_DRIFT": 300}})
+    assert call(str(run))[1].startswith("VALID ")
+
+
+def test_a_folder_of_plain_aiperf_is_judged_by_what_it_holds() -> None:
+    code, out, _ = call(str(drifting(Path("run"))))
+    assert (code, out.split()[0]) == (0, "SUSPECT")
+
+
+def test_what_the_run_asked_for_is_read_from_its_manifest() -> None:
+    run = drifting(Path("run"), RUN | {"tokenizer": {"exact": False, "name": "builtin"}})
+    assert "builtin is not the model's tokenizer" in call(str(run))[1]
+    run = drifting(Path("other"), RUN | {"plan": {"concurrency": 40}})
+    assert "100 requests at concurrency 40" in call(str(run))[1]
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in an empty folder, without the settings of whoever runs the tests."""
     monkeypatch.chdir(tmp_path)
-    for name in ("ENV_FILE", "MODEL", "MAX_ERROR_RATE", "ARTIFACTS_DIR", "OPENAI_API_KEY"):
+    for name in (
+        "ENV_FILE",
+        "MODEL",
+        "MAX_ERROR_RATE",
+        "MAX_DRIFT",
+        "ARTIFACTS_DIR",
+        "OPENAI_API_KEY",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -201,7 +202,7 @@ def reasoned(folder: Path, n_answer: float, first_output_ms: float | None) -> Su
     write_rows(folder, [used(), used()])
     ttft = {"unit": "ms", "avg": 20.0, "p50": 20.0, "p95": 20.0, "p99": 20.0, "count": 2}
     later = dict.fromkeys(("avg", "p50", "p95", "p99"), first_output_ms)
-    more = {} if first_output_ms is None else {
+    more: dict[str, Any] = {} if first_output_ms is None else {
         "time_to_first_output_token": ttft | later,
         "output_token_count": {"unit": "tokens", "avg": n_answer, "count": 1},
     }  # fmt: skip

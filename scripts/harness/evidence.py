@@ -27,7 +27,7 @@ _Z_99_PCT = 2.58
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Median request latency in the first and in the last third of the measured time.
+    """Median request latency in the first and in the last third of the steady requests.
 
     ``is_beyond_chance``: their 99 % intervals do not overlap.
     """
@@ -65,7 +65,7 @@ class Evidence:
 class _Steady:
     """From the start of a run's last request of the first wave to that of its last before the end.
 
-    The drain begins at ``last_ns``; requests that start after ``settled_ns`` end in it.
+    The drain begins at ``last_ns``; requests that start from ``settled_ns`` on end in it.
     """
 
     first_ns: int
@@ -109,7 +109,7 @@ def _steady(records: Records) -> _Steady | None:
         return None
     if records.facts.is_open_loop:
         first_ns, last_ns = min(started_ns), max(started_ns)
-        return _Steady(first_ns - 1, last_ns, last_ns) if last_ns > first_ns else None
+        return _Steady(first_ns - 1, last_ns + 1, last_ns) if last_ns > first_ns else None
     n_wave = records.facts.concurrency or 1
     if len(started_ns) < 2 * n_wave:
         return None
@@ -149,13 +149,14 @@ def _sent_per_s(records: Records) -> float | None:
 
 
 def _drift(records: Records, steady: _Steady) -> Drift | None:
-    """Compare the thirds; None where either has too few requests to tell."""
-    third_ns = (steady.settled_ns - steady.first_ns) / 3
-    early_ns, late_ns = steady.first_ns + third_ns, steady.settled_ns - third_ns
-    first = _latencies_ms(records, steady.first_ns, early_ns)
-    last = _latencies_ms(records, late_ns, steady.settled_ns)
-    if min(len(first), len(last)) < _FEWEST_IN_A_THIRD:
+    """Compare the thirds, by start; None where they have too few requests to tell."""
+    begin, end = steady.first_ns, steady.settled_ns
+    starts_ns = sorted([start_ns for start_ns in records.started_ns if begin < start_ns < end])
+    n_third = len(starts_ns) // 3
+    if n_third < _FEWEST_IN_A_THIRD:
         return None
+    first = _latencies_ms(records, starts_ns[0], starts_ns[n_third - 1])
+    last = _latencies_ms(records, starts_ns[-n_third], starts_ns[-1])
     (low, high), (other_low, other_high) = (
         stats.median_interval(third, _Z_99_PCT) for third in (first, last)
     )
@@ -163,7 +164,7 @@ def _drift(records: Records, steady: _Steady) -> Drift | None:
     return Drift(stats.quantile(first, 0.5), stats.quantile(last, 0.5), is_beyond_chance)
 
 
-def _latencies_ms(records: Records, after_ns: float, until_ns: float) -> list[float]:
+def _latencies_ms(records: Records, from_ns: int, until_ns: int) -> list[float]:
     """Return the latencies of the requests that started then, in ascending order."""
     pairs = zip(records.started_ns, records.columns[REQUEST_LATENCY.tag], strict=True)
-    return sorted([ms for start_ns, ms in pairs if after_ns < start_ns <= until_ns])
+    return sorted([ms for start_ns, ms in pairs if from_ns <= start_ns <= until_ns])

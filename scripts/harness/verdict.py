@@ -272,7 +272,10 @@ def _cached(summary: Summary, limits: Limits, asked: Asked) -> Iterator[Reason]:
     n_cached = max(cached.n_tokens - template * cached.n_requests, 0)
     share_pct = 100 * n_cached / prompts.n_tokens
     if share_pct > limits.max_cached_pct:
-        figure = f"{share_pct:.1f} % of prompt tokens came from the server's prefix cache"
+        figure = (
+            f"{share_pct:.1f} % of prompt tokens, the chat template's apart, came from the "
+            "server's prefix cache"
+        )
         limit = f"MAX_CACHED {limits.max_cached_pct:g} %"
         remedy = "empty it before the run (RESET_KV_CACHE=1, or restart the server)"
         yield Reason(figure, limit, f"{remedy}, or use prompts that differ, each used once")
@@ -286,7 +289,7 @@ def _few_requests(summary: Summary, asked: Asked) -> Iterator[Reason]:
     if n_measured < n_needed and not (summary.was_cancelled or summary.incomplete):
         figure = f"{n_measured} requests at concurrency {asked.concurrency}"
         limit = f"{REQUESTS_PER_USER} × CONCURRENCY = {n_needed}"
-        yield Reason(figure, limit, f"set REQUEST_COUNT to {n_needed} or more")
+        yield Reason(figure, limit, f"set REQUEST_COUNT to {n_needed} or more, or measure longer")
 
 
 def _unsteady(summary: Summary, limits: Limits, asked: Asked) -> Iterator[Reason]:
