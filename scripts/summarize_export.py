@@ -25,6 +25,7 @@ from harness.records import read_run
 from harness.render import MD, TSV, about_line, summary_text, write_summary
 from harness.runs import latest, read_manifest
 from harness.settings import Settings
+from harness.streams import broken_streams
 from harness.summary import summarize
 from harness.terms import LIMIT_KEYS, asked_of, limits_of
 from harness.texts import scrub
@@ -46,7 +47,8 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     outranking = _outranking(options.max_error_rate, manifest, settings)
     limits = limits_of(settings, outranking)
     slos = slo.check(summary, slo.objectives(settings, outranking))
-    verdict = judge(summary, limits, asked_of(manifest, records.facts), found.reasons)
+    more = (*broken_streams(run, summary, limits, manifest), *found.reasons)
+    verdict = judge(summary, limits, asked_of(manifest, records.facts), more)
     about = about_line(run, records.facts)
     out.write(summary_text(summary, verdict, about, slos))  # first: the folder may not be writable
     write_summary(summary, verdict, about, options.output_dir, slos)

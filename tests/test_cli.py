@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -91,3 +92,13 @@ def test_a_reader_that_has_gone_changes_no_exit_code(unbuffered: str) -> None:
     )
     assert done.stdout.strip() == "1"
     assert done.stderr == ""
+
+
+def test_a_path_that_cannot_be_used_is_told_without_a_trace() -> None:
+    def verb(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
+        Path("/dev/null/folder").mkdir()
+        return 0
+
+    err = io.StringIO()
+    assert guarded(verb, [], io.StringIO(), err) == 2
+    assert err.getvalue().startswith("error: /dev/null/folder: Not a directory; check the path")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.console import reason_in
+from harness.console import has_begun, n_unreadable_events, reason_in
 
 FRAMED = """\
 06:51:39.292 ERROR    Failed to handle command profile_configure: no such tokenizer (x.py:3)
@@ -59,3 +59,20 @@ def test_a_long_log_is_read_from_its_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("x" * 79 + "\n" + "y" * 200_000 + "\n" + USAGE, encoding="utf-8")
     assert reason_in(log).startswith("Unknown option")
+
+
+def test_it_has_begun_once_aiperf_says_that_it_is_profiling(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert not has_begun(log)
+    log.write_text("07:31:13.762 INFO     AIPerf System is CONFIGURING (x.py:536)\n")
+    assert not has_begun(log)
+    log.write_text("07:31:15.014 INFO     AIPerf System is PROFILING (x.py:548)\n")
+    assert has_begun(log)
+
+
+def test_lines_on_events_that_are_no_json_are_counted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert n_unreadable_events(log) == 0
+    line = "WARNING  Failed to parse JSON string: x - JSONDecodeError\n"
+    log.write_text(f"{line}another\n{line}")
+    assert n_unreadable_events(log) == 2

@@ -93,6 +93,13 @@ def test_a_file_in_the_place_of_artifacts_is_told(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_in_the_place_of_the_archive_is_told_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_text("")
+    with pytest.raises(UsageError, match="archive: is no folder"), working_folder(tmp_path, "RUN"):
+        pass
+    assert not (tmp_path / "RUN.partial").exists()
+
+
 class TestLatest:
     def test_is_the_run_that_ended_last(self, tmp_path: Path) -> None:
         finish(tmp_path, "OLD", "", "2026-01-01T00:00:00Z")

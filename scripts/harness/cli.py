@@ -90,6 +90,9 @@ def _told(error: BaseException) -> tuple[list[str], int]:
         return ["interrupted"], Exit.INTERRUPTED
     if isinstance(error, BrokenPipeError):  # the reader has gone
         return [], Exit.INTERRUPTED
+    if isinstance(error, OSError) and error.strerror:
+        remedy = "check the path, its rights and free space"
+        return [f"error: {error.filename or 'disk'}: {error.strerror}; {remedy}"], Exit.USAGE
     if isinstance(error, Exception):
         told = f"error: harness: {type(error).__name__}: {error}; run again with DEBUG=1"
         return [told], Exit.ENDPOINT

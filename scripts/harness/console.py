@@ -1,4 +1,4 @@
-"""What AIPerf printed: the reason that it gives for ending badly."""
+"""What AIPerf printed: how far it came, what it could not read, and why it ended badly."""
 
 from __future__ import annotations
 
@@ -10,6 +10,27 @@ _FRAME = "│"
 _LABEL = re.compile(r"^(•.*|[A-Z][a-z]+: .*)$")
 _LOGGED = re.compile(r"^[\d:.]+ ERROR +(.*?)(?: \([\w.]+:\d+\))?$", re.MULTILINE)
 _TAIL_BYTES = 64 * 1024
+_HEAD_BYTES = 256 * 1024
+_MEASURES = b"AIPerf System is PROFILING"
+_UNREADABLE = b" Failed to parse JSON string: "
+
+
+def has_begun(log: Path) -> bool:
+    """Tell whether AIPerf has sent requests, as far as its log says."""
+    try:
+        with log.open("rb") as file:
+            return _MEASURES in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+
+
+def n_unreadable_events(log: Path) -> int:
+    """Count the lines on events of a stream that are no JSON; 0 without a log."""
+    try:
+        with log.open("rb") as file:
+            return sum(_UNREADABLE in line for line in file)
+    except OSError:
+        return 0
 
 
 def reason_in(log: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness import calibration, endpoint, provenance, slo, tokenizer
 from harness.cells import KEY, cell_key
 from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
-from harness.console import reason_in
+from harness.console import has_begun, reason_in
 from harness.endpoint import Access, EndpointFacts, Server
 from harness.engine import EngineExit, Stopping, StopRules, run_engine
 from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
@@ -30,6 +30,7 @@ from harness.runs import (
     write_text,
 )
 from harness.settings import Settings, redacted
+from harness.streams import broken_streams
 from harness.summary import Summary, summarize
 from harness.terms import asked_of, limits_of
 from harness.texts import one_line, scrub, scrub_files
@@ -157,7 +158,7 @@ def _conclude(
         records = read_run(partial, _scrubber(settings))
     except DataError:
         if ended.status or ended.was_stopped:  # no summary will say so
-            reason = f"no request was answered: {_ending(ended)}"
+            reason = f"no request was measured: {_ending(ended)}"
             _record_verdict(partial, Level.INVALID, [reason])
         raise _failed(settings, ended, partial, has_rows=False) from None
     if not records.incomplete and (ended.status or ended.was_stopped):
@@ -211,9 +212,10 @@ def _objectives(settings: object) -> dict[str, object]:
 
 
 def _judged(settings: Settings, summary: Summary, folder: Path) -> Verdict:
-    manifest = read_manifest(folder)
+    manifest, limits = read_manifest(folder), limits_of(settings)
+    broken = broken_streams(folder, summary, limits, manifest)
     more = calibration.finding_of(manifest).reasons
-    return judge(summary, limits_of(settings), asked_of(manifest), more)
+    return judge(summary, limits, asked_of(manifest), (*broken, *more))
 
 
 def _calibrate(settings: Settings, summary: Summary, partial: Path, talk: Talk) -> None:
@@ -268,7 +270,7 @@ def _run(
             partial / CONSOLE_LOG,
             ui=settings.ui_type or "none",
             meanwhile=record_origin,
-            rules=StopRules(say_stopping, lambda: _has_rows(partial), time_limit_s),
+            rules=StopRules(say_stopping, lambda: _has_results(partial), time_limit_s),
         )
     finally:
         _scrub(settings, partial)
@@ -310,7 +312,9 @@ def _scrub(settings: Settings, folder: Path) -> None:
         scrub_files(folder, settings.openai_api_key)
 
 
-def _has_rows(partial: Path) -> bool:
+def _has_results(partial: Path) -> bool:
+    if has_begun(partial / CONSOLE_LOG):
+        return True
     try:
         return (partial / ROWS).stat().st_size > 0
     except OSError:
@@ -328,6 +332,8 @@ def _ending(ended: EngineExit) -> str:
         return "interrupted"
     if ended.time_limit_s is not None:
         return f"stopped after {ended.time_limit_s:g} s (RUN_TIME_LIMIT)"
+    if ended.status < 0:
+        return f"AIPerf was killed by signal {-ended.status}"
     return f"AIPerf ended with status {ended.status}"
 
 
@@ -335,7 +341,7 @@ def _failed(
     settings: Settings, ended: EngineExit, partial: Path, *, has_rows: bool
 ) -> HarnessError:
     kept = f"what it has is kept in {partial}"
-    left = f"; {kept}" if has_rows else " before any request was answered"
+    left = f"; {kept}" if has_rows else " before any request was measured"
     if ended.interrupted:
         return StoppedError("AIPerf", f"interrupted{left}", _UNTOUCHED)
     if ended.time_limit_s is not None:
@@ -343,8 +349,8 @@ def _failed(
         return EngineError("AIPerf", f"{_ending(ended)}{left}", remedy)
     log = partial / CONSOLE_LOG
     reason = one_line(scrub(reason_in(log), settings.openai_api_key))
-    what = f"ended with status {ended.status}" + (f": {reason}" if reason else "")
-    return EngineError("AIPerf", what, f"see {log}")
+    what = _ending(ended).removeprefix("AIPerf ") + (f": {reason}" if reason else "")
+    return EngineError("AIPerf", what + (left if has_rows else ""), f"see {log}")
 
 
 def _stopped_at_the_end(partial: Path) -> StoppedError:

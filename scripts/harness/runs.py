@@ -112,6 +112,9 @@ def write_manifest(folder: Path, manifest: dict[str, object]) -> None:
 @contextmanager
 def _lock(artifacts: Path, name: str) -> Iterator[None]:
     """Hold ``artifacts/.locks/<name>``; the system lets go of it however the process ends."""
+    shelf = artifacts / ARCHIVE
+    if shelf.exists() and not shelf.is_dir():  # told now, not when a finished run is to move there
+        raise UsageError(str(shelf), "is no folder", "move it away: earlier results are kept there")
     try:
         (artifacts / ".locks").mkdir(parents=True, exist_ok=True)
         handle = (artifacts / ".locks" / name).open("w")
