@@ -38,7 +38,7 @@ DEFINITION = (
     "The client is the limit where it achieves less than 90 % of the requests per second that the "
     "delays allow, adds more than 10 % to the median TTFT, or more than 1 % of requests fail."
 )
-_REMEDY = "measure from a machine with more cores, or with less load"
+_REMEDY = "lower the load, or run from a machine with more free cores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def finding_of(manifest: Mapping[str, object]) -> Finding:
 
 def noted(summary: Summary, finding: Finding) -> Summary:
     """Return the summary with what the client adds to TTFT among its notes."""
-    return replace(summary, notes=(*summary.notes, finding.note)) if finding.note else summary
+    return replace(summary, notes=(finding.note, *summary.notes)) if finding.note else summary
 
 
 def against(calibration: Calibration | None, summary: Summary, concurrency: int | None) -> Finding:
@@ -296,13 +296,15 @@ def _bound(
 def error_line(calibration: Calibration | None, concurrency: int | None) -> str:
     """Say what the client itself adds to TTFT, by the nearest calibrated level.
 
-    Empty without a calibration, or for an open loop, which has no concurrency.
+    Beyond the highest of them it adds at least that. Empty without a calibration, or for an open
+    loop, which has no concurrency.
     """
     if calibration is None or not concurrency:
         return ""
     rung = min(calibration.rungs, key=lambda rung: abs(math.log(rung.concurrency / concurrency)))
     p50_ms, p99_ms = rung.ttft.p50_ms, rung.ttft.p99_ms
+    at_least = "at least " if concurrency > calibration.rungs[-1].concurrency else ""
     return (
-        f"of TTFT the client itself adds {p50_ms:.1f} ms at p50, {p99_ms:.1f} ms at p99 "
+        f"of TTFT the client itself adds {at_least}{p50_ms:.1f} ms at p50, {p99_ms:.1f} ms at p99 "
         f"(calibrated {calibration.day} at concurrency {rung.concurrency})"
     )
