@@ -76,8 +76,14 @@ def test_a_rate_is_not_limited_by_a_concurrency_that_nobody_set() -> None:
     limited = make_plan(rated(concurrency=20, concurrency_is_set=True), "profile")
     assert limited.name == "ISL100_OSL200_RATE5_CON20"
     assert describe(limited) == (
-        "150 requests, 5 a second (poisson), at most 20 at a time after 20 to warm up"
+        "150 requests, 5 a second (poisson), at most 20 at a time after 15 to warm up"
     )
+
+
+def test_a_rate_warms_up_for_three_seconds_since_that_is_at_the_rate_too() -> None:
+    assert make_plan(rated(), "profile").n_warmup == 15
+    assert make_plan(settings(request_rate=0.1), "profile").n_warmup == 1
+    assert make_plan(rated(warmup_requests=4), "profile").n_warmup == 4
 
 
 def test_a_slow_rate_still_makes_thirty_requests() -> None:

@@ -136,12 +136,6 @@ def test_an_open_loop_gets_no_ceiling_unless_one_is_typed(tmp_path: Path) -> Non
     assert plan_again(earlier, limited, None).name == "ISL100_OSL200_RATE5_CON10"
 
 
-def test_a_closed_loop_may_come_again_with_its_pattern_left_out(tmp_path: Path) -> None:
-    earlier = earlier_run(tmp_path / "run", RICH)
-    assert earlier.settings["ARRIVAL_PATTERN"] == "poisson"
-    assert again(tmp_path, earlier).request_rate is None
-
-
 def test_a_changed_prompt_file_is_told(tmp_path: Path) -> None:
     prompts = tmp_path / "p.jsonl"
     prompts.write_text('{"text": "a"}\n')

@@ -22,6 +22,8 @@ REQUESTS_PER_USER = 3
 #: An open loop's default: as many requests as arrive in half a minute, at least 30.
 RATE_S = 30
 LEAST_REQUESTS = 30
+#: AIPerf warms an open loop up at the same rate; so long makes the connections that it needs.
+WARMUP_S = 3
 #: A server that nobody should outrun: what a run of a given length may need in prompts.
 FAST_TOKENS_PER_S = 500.0
 FASTEST_REQUEST_S = 0.05
@@ -147,6 +149,7 @@ def _open_loop(
     n_default = max(LEAST_REQUESTS, math.ceil(per_s * RATE_S))
     load = replace(
         _unhurried(settings, mode, _or(settings.request_count, n_default), seed),
+        n_warmup=_or(settings.warmup_requests, math.ceil(per_s * WARMUP_S)),
         request_rate=per_s,
         arrival_pattern=settings.arrival_pattern,
     )

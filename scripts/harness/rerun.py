@@ -156,8 +156,6 @@ def _recorded(earlier: Earlier) -> dict[str, str]:
     kept = {k: v for k, v in earlier.settings.items() if k in known and v is not None and v != []}
     if earlier.plan.concurrency is None:  # nobody set it, or an open loop would have a ceiling
         kept.pop("CONCURRENCY", None)
-    if not {"REQUEST_RATE", "SWEEP_REQUEST_RATES"} & kept.keys():
-        kept.pop("ARRIVAL_PATTERN", None)
     return {key: _written(value) for key, value in kept.items()}
 
 

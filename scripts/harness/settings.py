@@ -143,13 +143,13 @@ class Settings:
         "Load",
         Whole(1),
         "Measured requests; at least CONCURRENCY.",
-        shown="3 × CONCURRENCY",
+        shown="3 × CONCURRENCY, or 30 s of REQUEST_RATE",
     )
     warmup_requests: int | None = _key(
         "Load",
         Whole(0),
         "Requests before measuring, kept out of the figures; 0 = none.",
-        shown="CONCURRENCY",
+        shown="CONCURRENCY, or 3 s of REQUEST_RATE",
     )
     input_tokens_mean: int = _key(
         "Load", Whole(1), "Mean prompt length (ISL, tokens) of synthetic prompts.", default="100"
@@ -586,7 +586,8 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[UsageError]:
     if {"benchmark_duration", "request_count"} <= values.keys():
         what = "says when to stop, and so does REQUEST_COUNT"
         yield UsageError("BENCHMARK_DURATION", what, "unset one (REQUEST_COUNT= does)")
-    if "arrival_pattern" in values and not {"request_rate", "sweep_request_rates"} & values.keys():
+    is_paced = {"request_rate", "sweep_request_rates"} & values.keys()
+    if values.get("arrival_pattern", "poisson") != "poisson" and not is_paced:
         remedy = "set REQUEST_RATE, or unset it"
         yield UsageError("ARRIVAL_PATTERN", "spreads nothing without REQUEST_RATE", remedy)
     more = values.get("more_urls", ())
