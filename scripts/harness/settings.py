@@ -278,7 +278,7 @@ class Settings:
     min_concurrency: float = _key(
         "Limits",
         Number(0, 100),
-        "Least share of CONCURRENCY really in flight, or of REQUEST_RATE really sent, else SUSPECT (%).",
+        "Least share of CONCURRENCY in flight, or of REQUEST_RATE sent, else SUSPECT (%).",
         default="80",
     )
     max_cached: float = _key(
