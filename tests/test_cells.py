@@ -48,6 +48,7 @@ class TestTheKey:
             {"artifacts_dir": "elsewhere"},
             {"openai_api_key": "sk-1"},
             {"max_error_rate": 5.0},
+            {"slo_ttft_p95_ms": 200.0},
             {"sweep_concurrencies": (5,)},
             {"aiperf_service_start_timeout": 90.0},
         ],

@@ -104,16 +104,19 @@ def test_settings_that_are_off_add_no_flag() -> None:
         "--connection-reuse-strategy",
         "--use-server-token-count",
         "--use-legacy-max-tokens",
+        "--reset-kv-cache",
     ):
         assert flag not in argv_of()
     argv = argv_of(
         TokenizerChoice("t", "fallback", "why", exact=False, server_counts=True),
         connection_reuse="never",
         use_legacy_max_tokens=True,
+        reset_kv_cache=True,
     )
     assert value_after("--connection-reuse-strategy", argv) == "never"
     assert "--use-server-token-count" in argv
     assert "--use-legacy-max-tokens" in argv
+    assert "--reset-kv-cache" in argv
 
 
 def test_the_key_is_in_neither_argv_nor_environment() -> None:
@@ -168,6 +171,7 @@ def test_aiperf_accepts_every_flag_as_it_is_meant() -> None:
         extra_inputs={"stop": "$(x), y", "min_tokens": 50},
         connection_reuse="never",
         use_legacy_max_tokens=True,
+        reset_kv_cache=True,
         random_seed=7,
     )
     code = (

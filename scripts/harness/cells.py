@@ -132,9 +132,19 @@ def _cell(settings: Settings, point: int | None, prompts: PromptFile | None) -> 
 
 
 def _argv(settings: Settings, plan: Plan, tokenizer: TokenizerChoice) -> list[str]:
-    """Return AIPerf's arguments without those that only say where things are."""
+    """Return AIPerf's arguments without those that only say where things are, or what is wanted.
+
+    An objective changes what AIPerf counts as goodput, not what it measures.
+    """
     prompts = "prompts" if settings.input_file else None
-    plain = replace(settings, ui_type=None, input_file=prompts)
+    plain = replace(
+        settings,
+        ui_type=None,
+        input_file=prompts,
+        slo_ttft_p95_ms=None,
+        slo_itl_p95_ms=None,
+        slo_latency_p99_ms=None,
+    )
     seedless = plan if settings.random_seed is not None else replace(plan, seed=0)
     return build_argv(plain, seedless, tokenizer, settings.base, Path())
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import endpoint
+from harness import endpoint, slo
 from harness.cells import Cell, finished
 from harness.errors import DataError, HarnessError, StoppedError
 from harness.metrics import (
@@ -81,8 +81,8 @@ class Sweep:
 
     @property
     def n_bad(self) -> int:
-        """Return how many points failed or are INVALID."""
-        return sum(point.word in (_FAILED, Level.INVALID.value) for point in self.points)
+        """Return how many points failed, are INVALID or miss an objective."""
+        return sum(not (point.outcome and point.outcome.is_good) for point in self.points)
 
     @property
     def n_reused(self) -> int:
@@ -164,12 +164,17 @@ def write_sweep(sweep: Sweep, folder: Path, artifacts: Path) -> list[Path]:
         if not (file.is_file() and file.read_bytes() == text.encode()):
             shelve(file, artifacts)
             write_text(file, text)
-    plot, svg = _plot(sweep), folder / SVG
+    return [*files, *write_plot(sweep, folder / SVG, artifacts)]
+
+
+def write_plot(sweep: Sweep, svg: Path, artifacts: Path) -> list[Path]:
+    """Draw the sweep into ``svg`` and return it; nothing where no point has figures."""
+    plot = _plot(sweep)
     if not is_drawn(plot, svg):
         shelve(svg, artifacts)
         if plot.dots:
             write_text(svg, draw(plot))
-    return [*files, svg] if plot.dots else files
+    return [svg] if plot.dots else []
 
 
 def sweep_text(sweep: Sweep) -> str:
@@ -253,14 +258,29 @@ def _full_table(sweep: Sweep) -> Table:
     axes = _axes(sweep)
     names = [f"{p}_{s}_ms" for p in _PREFIXES for s in ("p50", "p95", "p99", "avg")]
     rates = ("tokens_per_s", "tokens_per_s_per_user", "requests_per_s", "error_rate_pct")
-    endings = ("requests", "errors", "verdict", "folder", "measured")
+    endings = ("requests", "errors", *_slo_heading(sweep), "verdict", "folder", "measured")
     headings = [*(heading for heading, _, _ in axes), *names, *rates, *endings]
     blank = [""] * (len(names) + len(rates))
     rows = tuple(
-        (*(value(point) for _, _, value in axes), *_cells(point, _all_figures, blank), *_end(point))
+        (
+            *(value(point) for _, _, value in axes),
+            *_cells(point, _all_figures, blank),
+            *_end(point, sweep),
+        )
         for point in sweep.points
     )
     return Table(tuple(Column(heading) for heading in headings), rows)
+
+
+def _slo_heading(sweep: Sweep) -> tuple[str, ...]:
+    """Return the heading of the objectives' column, where there are any."""
+    is_set = any(slo.objectives(point.settings) for point in sweep.points)
+    return ("slo",) if is_set else ()
+
+
+def _slo_cell(point: Point, sweep: Sweep) -> tuple[str, ...]:
+    cell = slo.cell(point.outcome.slos) if point.outcome else ""
+    return (cell,) * len(_slo_heading(sweep))
 
 
 def _short_table(sweep: Sweep) -> Table:
@@ -270,10 +290,16 @@ def _short_table(sweep: Sweep) -> Table:
     columns = [Column(heading) for heading in (*(short for _, short, _ in axes), *headings)]
     blank = [""] * len(headings)
     rows = tuple(
-        (*(value(point) for _, _, value in axes), *_cells(point, _main_figures, blank), point.word)
+        (
+            *(value(point) for _, _, value in axes),
+            *_cells(point, _main_figures, blank),
+            *_slo_cell(point, sweep),
+            point.word,
+        )
         for point in sweep.points
     )
-    return Table((*columns, Column("verdict", "left")), rows)
+    words = (*(heading.upper() for heading in _slo_heading(sweep)), "verdict")
+    return Table((*columns, *(Column(word, "left") for word in words)), rows)
 
 
 def _cells(
@@ -301,12 +327,13 @@ def _main_figures(summary: Summary) -> list[str]:
     ]
 
 
-def _end(point: Point) -> tuple[str, ...]:
+def _end(point: Point, sweep: Sweep) -> tuple[str, ...]:
+    met = _slo_cell(point, sweep)
     if not point.outcome:
-        return ("", "", point.word, "", "")
+        return ("", "", *met, point.word, "", "")
     summary = point.outcome.summary
     counts = str(summary.n_used), str(summary.n_failed)
-    return (*counts, point.word, str(point.outcome.folder), point.measured)
+    return (*counts, *met, point.word, str(point.outcome.folder), point.measured)
 
 
 def _plot(sweep: Sweep) -> Plot:
