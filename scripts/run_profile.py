@@ -4,7 +4,8 @@ Usage: run_profile.py MODE    MODE: warmup, profile, sweep, or sweep_<concurrenc
 Environment: the settings of .env.example; DRY_RUN=1 prints the command and runs nothing;
 FRESH=1 measures every point of a sweep anew, also those measured before with the same settings.
 Prints the table on standard output, everything else on standard error.
-Exit: 0 done, 1 INVALID or a failed point of a sweep, 2 usage, 3 endpoint or AIPerf, 4 data, 130.
+Exit: 0 done, 1 INVALID, a missed SLO or a failed point of a sweep, 2 usage, 3 endpoint or AIPerf,
+4 data, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from harness.prompts import PromptFile, check_prompts, told
 from harness.render import about_line, summary_text
 from harness.settings import Settings
 from harness.sweep import run_sweep, sweep_text, write_sweep
-from harness.verdict import Level
 
 
 def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
@@ -38,8 +38,8 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
         raise UsageError("MODE", f"{len(argv)} words given, 1 expected", remedy)
 
     talk = talker(err)
-    settings = _settings(talk, terminal=err.isatty())
-    cells = _cells(settings, argv[0], _prompts(settings, talk))
+    settings = read_settings(talk, terminal=err.isatty())
+    cells = _cells(settings, argv[0], read_prompts(settings, talk))
     if configuration.is_on(os.environ, "DRY_RUN"):
         out.write("\n".join(preview(c.settings, c.plan, os.environ) for c in cells))
         return Exit.DONE
@@ -52,14 +52,16 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     return _single(cells[0], target, talk, out)
 
 
-def _settings(talk: Talk, *, terminal: bool) -> Settings:
+def read_settings(talk: Talk, *, terminal: bool) -> Settings:
+    """Return the settings, and tell what is to be known of them."""
     settings = configuration.from_environment(os.environ)
     for notice in settings.notices:
         talk(f"note: {notice}")
     return replace(settings, ui_type=settings.ui_type or ("simple" if terminal else "none"))
 
 
-def _prompts(settings: Settings, talk: Talk) -> PromptFile | None:
+def read_prompts(settings: Settings, talk: Talk) -> PromptFile | None:
+    """Check the prompt file, if one is set, and tell what is in it."""
     if not settings.input_file:
         return None
     prompts = check_prompts(Path(settings.input_file), settings.custom_dataset_type)
@@ -76,9 +78,10 @@ def _cells(settings: Settings, word: str, prompts: PromptFile | None) -> tuple[C
 
 def _single(cell: Cell, target: Target, talk: Talk, out: TextIO) -> int:
     outcome = measure(cell.settings, cell.plan, target, os.environ, talk)
-    out.write(summary_text(outcome.summary, outcome.verdict, about_line(outcome.folder)))
+    about = about_line(outcome.folder)
+    out.write(summary_text(outcome.summary, outcome.verdict, about, outcome.slos))
     talk(f"Files: {outcome.folder}/ (summary.tsv to paste, summary.md, run.json)")
-    return Exit.LIMIT if outcome.verdict.level is Level.INVALID else Exit.DONE
+    return Exit.DONE if outcome.is_good else Exit.LIMIT
 
 
 def _sweep(

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from harness.plan import Plan
@@ -44,6 +45,30 @@ def build_argv(
     if settings.reset_kv_cache:
         argv += ["--reset-kv-cache"]
     return [*argv, "--random-seed", str(plan.seed), "--artifact-dir", str(folder)]
+
+
+def build_search_argv(
+    settings: Settings, plan: Plan, tokenizer: TokenizerChoice, url: str, folder: Path
+) -> list[str]:
+    """Return the arguments of AIPerf's own search for the highest concurrency within the SLOs.
+
+    ``plan`` has the length of a probe (s) and the highest concurrency. AIPerf takes no error rate
+    of 0 or 100 %: such a one is left out.
+    """
+    argv = build_argv(settings, replace(plan, concurrency=None), tokenizer, url, folder)
+    argv += ["--search-recipe", "max-concurrency-under-sla"]
+    argv += ["--concurrency-max", str(plan.concurrency)]
+    share = (settings.slo_error_rate_pct or 0) / 100
+    limits = {
+        "--ttft-sla-ms": settings.slo_ttft_p95_ms,
+        "--itl-sla-ms": settings.slo_itl_p95_ms,
+        "--e2e-sla-ms": settings.slo_latency_p99_ms,
+        "--error-rate-sla": share if 0 < share < 1 else None,
+    }
+    for flag, limit in limits.items():
+        if limit is not None:
+            argv += [flag, f"{limit:.15g}"]
+    return argv
 
 
 def build_environment(settings: Settings, tokenizer: TokenizerChoice) -> dict[str, str]:

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from harness import calibration, endpoint, provenance, slo, tokenizer
 from harness.cells import KEY, cell_key
-from harness.command import as_exported, as_typed, build_argv, build_environment, child_environment
+from harness.command import (
+    as_exported,
+    as_typed,
+    build_argv,
+    build_environment,
+    build_search_argv,
+    child_environment,
+)
 from harness.console import has_begun, reason_in
 from harness.endpoint import Access, EndpointFacts, Server
 from harness.engine import EngineExit, Stopping, StopRules, run_engine
@@ -39,6 +46,8 @@ from harness.tokenizer import TokenizerChoice
 from harness.verdict import Level, Verdict, judge
 
 Talk = Callable[[str], None]
+#: Settings, plan, tokenizer, server and folder become AIPerf's arguments.
+Build = Callable[[Settings, Plan, TokenizerChoice, str, Path], list[str]]
 _UNTOUCHED = "an earlier result of this name is untouched"
 CONSOLE_LOG = "aiperf_console.log"
 LOOK_TIMEOUT_S = 5.0
@@ -113,12 +122,14 @@ def _look_at_another(server: Server, question: Question, timeout_s: float) -> No
     brief(server, question, timeout_s)
 
 
-def preview(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> str:
+def preview(
+    settings: Settings, plan: Plan, environ: Mapping[str, str], build: Build = build_argv
+) -> str:
     """Return what would be exported and run, as a person would type it. Asks the server nothing."""
     resolve = tokenizer.hugging_face({**settings.handed_on, **environ})
     choice = tokenizer.choose(settings, {}, resolve, lambda: True, tokenizer.offline_files())
     folder = Path(settings.artifacts_dir, plan.name)
-    argv = build_argv(settings, plan, choice, settings.base, folder)
+    argv = build(settings, plan, choice, settings.base, folder)
     script = as_exported(build_environment(settings, choice)) + as_typed(argv) + "\n"
     if settings.openai_api_key:
         script += "# The API key is added inside the process: it is on no command line.\n"
@@ -177,6 +188,21 @@ def _conclude(
     if ended.status or ended.was_stopped:
         raise _failed(settings, ended, partial, has_rows=True)
     return Outcome(publish(partial), summary, verdict, slos)
+
+
+def search(
+    settings: Settings, plan: Plan, target: Target, environ: Mapping[str, str], talk: Talk
+) -> Path:
+    """Let AIPerf itself search for the capacity; return the folder of its files.
+
+    Raises as `measure` does.
+    """
+    with working_folder(Path(settings.artifacts_dir), plan.name, lambda _: None) as partial:
+        talk(f"AIPerf searches for up to {plan.concurrency} users at {target.base}: Ctrl-C ends it")
+        ended = _run(settings, plan, target, environ, partial, talk, build_search_argv)
+        if ended.status or ended.was_stopped:
+            raise _failed(settings, ended, partial, has_rows=any(partial.glob("search_*")))
+        return publish(partial)
 
 
 def read_outcome(settings: Settings, folder: Path) -> Outcome:
@@ -242,10 +268,11 @@ def _run(
     environ: Mapping[str, str],
     partial: Path,
     talk: Talk,
+    build: Build = build_argv,
 ) -> EngineExit:
     """Run AIPerf and leave command.txt, its console log and run.json in ``partial``."""
     asked = replace(settings, use_legacy_max_tokens=target.legacy_max_tokens)
-    argv = build_argv(asked, plan, target.tokenizer, target.base, partial)
+    argv = build(asked, plan, target.tokenizer, target.base, partial)
     exported = build_environment(settings, target.tokenizer)
     write_text(partial / "command.txt", as_exported(exported) + as_typed(argv) + "\n")
     manifest = _manifest(settings, plan, target) | {"argv": argv, "started": now_utc()}
@@ -255,7 +282,9 @@ def _run(
         manifest[KEY] = key_of(settings, plan, target, environ)
         write_manifest(partial, manifest)
 
-    time_limit_s = run_time_limit_s(settings, plan)
+    # AIPerf's own search makes as many runs as it likes
+    is_one_run = build is build_argv
+    time_limit_s = run_time_limit_s(settings, plan) if is_one_run else settings.run_time_limit
 
     def say_stopping(stopping: Stopping) -> None:
         why = f"{time_limit_s:g} s are over" if stopping.out_of_time else "stopping"
