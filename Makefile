@@ -18,13 +18,13 @@ endif
 # Another Python's modules must not leak into venv/.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help help-env setup demo serve-demo simulate smoke warmup profile sweep rerun summary calibrate
+.PHONY: help help-env setup demo serve-demo simulate doctor smoke warmup profile sweep rerun summary calibrate
 .PHONY: test check check-python check-shell check-files format golden bench clean stale
 
 ##@ Help
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2} \
-	  END {print "\n  Settings: make profile CONCURRENCY=20"; print "  Arguments of calibrate, demo, serve-demo, simulate, rerun, smoke, summary: ARGS=\"--help\""}' Makefile
+	  END {print "\n  Settings: make profile CONCURRENCY=20"; print "  Arguments of calibrate, demo, doctor, serve-demo, simulate, rerun, smoke, summary: ARGS=\"--help\""}' Makefile
 
 help-env: $(STAMP) ## All settings: meaning, default, unit
 	@$(PY) scripts/help_env.py $(ARGS)
@@ -43,6 +43,9 @@ simulate: $(STAMP) ## A chat endpoint with known delays
 	@$(PY) scripts/simulate_endpoint.py $(ARGS)
 
 ##@ Measure
+doctor: $(STAMP) ## Check this machine, the settings and the endpoint before a run
+	@$(PY) scripts/doctor.py $(ARGS)
+
 smoke: $(STAMP) ## One streamed request: does the endpoint of .env answer?
 	@$(PY) scripts/smoke_stream.py $(ARGS)
 

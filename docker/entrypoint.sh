@@ -2,7 +2,7 @@
 # The Makefile's verbs inside the container.
 #
 # Usage: entrypoint.sh VERB [KEY=value ...] [ARGUMENT ...]
-#   KEY=value outranks .env, as on make's command line; arguments go to calibrate, demo, simulate, rerun, smoke, summary
+#   KEY=value outranks .env, as on make's command line; arguments go to calibrate, demo, doctor, simulate, rerun, smoke, summary
 # Exit: the verb's own · 2 unknown verb, no .env, or artifacts/ not writable
 #
 # The verb replaces this shell, so that Ctrl-C and the stop signal reach it.
@@ -10,7 +10,7 @@ set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-readonly VERBS='help help-env demo simulate smoke warmup profile sweep rerun summary calibrate'
+readonly VERBS='help help-env demo simulate doctor smoke warmup profile sweep rerun summary calibrate'
 readonly PY=venv/bin/python
 
 die() {
@@ -20,13 +20,14 @@ die() {
 
 usage() {
   cat <<'TEXT'
-Usage: VERB [KEY=value ...] [ARGUMENT ...]     calibrate, demo, simulate, rerun, smoke, summary take arguments: --help
+Usage: VERB [KEY=value ...] [ARGUMENT ...]     calibrate, demo, doctor, simulate, rerun, smoke, summary take arguments: --help
 
 Try
   demo        Measure a small real model inside the container
   simulate    A chat endpoint with known delays
 
 Measure
+  doctor      Check this machine, the settings and the endpoint before a run
   smoke       One streamed request: does the endpoint of .env answer?
   warmup      A small run (3 users, 9 requests)
   profile     Measure as set in .env (DRY_RUN=1 only shows the command)
@@ -77,7 +78,7 @@ verb=${1:-help}
 [[ $# -eq 0 ]] || shift
 take_words "$@"
 case "$verb" in
-  calibrate | demo | simulate | rerun | smoke | summary) ;;
+  calibrate | demo | doctor | simulate | rerun | smoke | summary) ;;
   *)
     [[ ${#arguments[@]} -eq 0 ]] ||
       die "$verb: ${arguments[0]} is no KEY=value; write settings as CONCURRENCY=20"
@@ -88,6 +89,10 @@ export OUTPUT_DIR=${OUTPUT_DIR:-artifacts} # all else is lost with the container
 case "$verb" in
   help | --help | -h) usage ;;
   help-env) exec "$PY" scripts/help_env.py ;;
+  doctor)
+    need_env_file
+    exec "$PY" scripts/doctor.py ${arguments[@]+"${arguments[@]}"}
+    ;;
   smoke)
     need_env_file
     exec "$PY" scripts/smoke_stream.py ${arguments[@]+"${arguments[@]}"}

@@ -60,6 +60,7 @@ def enter(app: Path, *words: str, **environment: str) -> subprocess.CompletedPro
         ("calibrate", "<scripts/calibrate.py>"),
         ("demo", "<scripts/demo.py>"),
         ("simulate", "<scripts/simulate_endpoint.py>"),
+        ("doctor", "<scripts/doctor.py>"),
         ("smoke", "<scripts/smoke_stream.py>"),
         ("warmup", "<warmup>"),
         ("profile", "<profile>"),
@@ -95,7 +96,7 @@ def test_an_unknown_verb_is_named_with_those_there_are(app: Path) -> None:
     assert done.stderr.startswith("error: profil: no such verb; use one of help")
 
 
-@pytest.mark.parametrize("verb", ["smoke", "warmup", "profile", "sweep"])
+@pytest.mark.parametrize("verb", ["doctor", "smoke", "warmup", "profile", "sweep"])
 def test_without_env_file_one_line_says_how_to_mount_it(app: Path, verb: str) -> None:
     (app / ".env").unlink()
     done = enter(app, verb)
@@ -147,7 +148,7 @@ def test_a_stray_word_is_refused(app: Path) -> None:
     assert "--concurrency is no KEY=value" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["calibrate", "demo", "simulate", "smoke", "summary"])
+@pytest.mark.parametrize("verb", ["calibrate", "demo", "doctor", "simulate", "smoke", "summary"])
 def test_a_verb_takes_arguments(app: Path, verb: str) -> None:
     assert "<--one>\n<two words>\n" in enter(app, verb, "--one", "two words").stdout
     assert verb in enter(app, "help").stdout.splitlines()[0]

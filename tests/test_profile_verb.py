@@ -259,13 +259,41 @@ def test_a_run_with_many_failures_is_invalid_and_says_why(tmp_path: Path) -> Non
 def test_when_every_request_fails_the_cause_is_told_and_nothing_is_published(
     tmp_path: Path,
 ) -> None:
-    with simulator("--model", "other", "--unknown-model-404") as server:
-        done = run(tmp_path, server.url, USE_SERVER_TOKEN_COUNT="0")
+    faults = ("--after-requests", "1", "--fail-share", "1", "--fail-status", "400")
+    with simulator("--model", "sim", *faults) as server:  # the first is asked before the run
+        done = run(tmp_path, server.url)
     assert done.returncode == 3, done.stderr
-    assert "all 6 requests failed" in done.stderr
-    assert "other" in done.stderr  # the model that is served
+    assert "all 6 requests failed: HTTP 400" in done.stderr
     assert not (tmp_path / "artifacts" / NAME).exists()
     assert manifest(tmp_path / "artifacts" / f"{NAME}.partial")["verdict"]["level"] == "INVALID"
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("--unknown-model-404", "did you mean Sim?"),
+        ("--not-streaming", "does not stream"),
+        ("--reject-extra", "Unsupported parameter: 'ignore_eos'"),
+    ],
+)
+def test_what_every_request_would_meet_is_told_before_aiperf_starts(
+    tmp_path: Path, fault: str, told: str
+) -> None:
+    with simulator("--model", "Sim", fault) as server:
+        done = run(tmp_path, server.url, TOKENIZER="builtin", EXTRA_INPUTS="ignore_eos:true")
+    assert done.returncode == 3
+    assert told in done.stderr
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.engine
+def test_a_server_of_the_old_limit_is_asked_with_it(tmp_path: Path) -> None:
+    with simulator("--model", "sim", "--only-max-tokens") as server:
+        done = run(tmp_path, server.url)
+    assert done.returncode == 0, done.stderr
+    assert "note: the server takes no max_completion_tokens: max_tokens is sent" in done.stderr
+    told = (tmp_path / "artifacts" / NAME / "command.txt").read_text()
+    assert "--use-legacy-max-tokens" in told
 
 
 @pytest.mark.engine

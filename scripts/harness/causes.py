@@ -16,6 +16,7 @@ from harness.address import CHAT_PATH
 from harness.errors import EndpointError
 from harness.texts import one_line, said_in, scrub
 
+NOT_SERVED = "is not served here"
 _SHOWN_MODELS = 8
 _NO_SUCH_MODEL = re.compile(
     r"\bmodels?\b.{0,160}?(not found|not exist|no longer exist|unknown|not available|not served"
@@ -248,7 +249,7 @@ def _is_about_model(refusal: _Refusal, model: str, served: Sequence[str]) -> boo
 
 
 def _not_served(refusal: _Refusal, model: str, served: Sequence[str]) -> Cause:
-    what = refusal.told(f"(the model {model} is not served here)")
+    what = refusal.told(f"(the model {model} {NOT_SERVED})")
     if not served:
         return Cause(what, "set MODEL to the name the server was started with")
     if near := nearest(model, served):
