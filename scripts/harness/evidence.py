@@ -114,7 +114,8 @@ def _steady(records: Records) -> _Steady | None:
     if len(started_ns) < 2 * n_wave:
         return None
     first_ns = heapq.nsmallest(n_wave, started_ns)[-1]
-    settled_ns, last_ns = heapq.nlargest(n_wave, started_ns)[-1], max(started_ns)
+    # From the end: rows are nearly in order, and a heap of the largest is then filled once.
+    settled_ns, last_ns = heapq.nlargest(n_wave, reversed(started_ns))[-1], max(started_ns)
     return _Steady(first_ns, settled_ns, last_ns) if first_ns < last_ns else None
 
 

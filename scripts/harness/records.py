@@ -244,12 +244,17 @@ def _unreadable(n_readable: int, n_written: int, rows: str) -> str:
 
 def _own_window_s(rows: Rows) -> float | None:
     """Return the time from the first start to the last end of the used rows, in seconds."""
-    latencies_ms = rows.columns[REQUEST_LATENCY.tag]
-    if not rows.n_used or not min(rows.started_ns):
+    if not rows.n_used or not (first_ns := min(rows.started_ns)):
         return None
-    pairs = zip(rows.started_ns, latencies_ms, strict=True)
-    last_ns = max(start_ns + latency_ms * _NS_PER_MS for start_ns, latency_ms in pairs)
-    return (last_ns - min(rows.started_ns)) / _NS_PER_MS / _MS_PER_S
+    latencies_ms = rows.columns[REQUEST_LATENCY.tag]
+    # Only a request that started late can be the last to end: few are looked at.
+    late_ns = max(rows.started_ns) - max(latencies_ms) * _NS_PER_MS
+    ends_ns = [
+        start_ns + latency_ms * _NS_PER_MS
+        for start_ns, latency_ms in zip(rows.started_ns, latencies_ms, strict=True)
+        if start_ns >= late_ns
+    ]
+    return (max(ends_ns) - first_ns) / _NS_PER_MS / _MS_PER_S
 
 
 def _nothing_usable(folder: Path, reasons: Sequence[str]) -> DataError:
