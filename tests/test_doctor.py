@@ -39,7 +39,7 @@ from harness.errors import Exit
 from harness.probes import Answer
 from harness.settings import Settings
 from harness.tokenizer import TokenizerChoice
-from tests.canned import JSON, Canned, canned, closed_port, hanging_up
+from tests.canned import JSON, Canned, canned, closed_port, hanging_up, self_signed
 from tests.servers import simulator
 
 ROOT = Path(__file__).parent.parent
@@ -180,6 +180,17 @@ def test_https_to_a_port_of_plain_http_fails_at_tls(tmp_path: Path) -> None:
         code, checks = told(tmp_path, server.url.replace("http:", "https:"))
     assert (code, states(checks, "failed")) == (Exit.ENDPOINT, ["TLS"])
     assert "http://" in checks["TLS"]["remedy"]
+
+
+def test_a_self_signed_certificate_is_named_until_it_is_trusted(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path)
+    with canned({}, certificate) as server:
+        code, checks = told(tmp_path, server.url)
+        trusted = told(tmp_path, server.url, SSL_CERT_FILE=str(certificate))[1]
+    assert (code, states(checks, "failed")) == (Exit.ENDPOINT, ["TLS"])
+    assert checks["TLS"]["found"] == "the certificate is self-signed"
+    assert trusted["TLS"]["state"] == "ok"
+    assert states(trusted, "failed") == ["path"]
 
 
 def test_a_server_that_hangs_up_is_told(tmp_path: Path) -> None:
@@ -344,6 +355,7 @@ AT_ONCE_S = tuple(1.0 + i / 1e4 for i in range(16))
     [
         (HEARD, "ok"),
         (replace(HEARD, arrivals_s=(0.1,)), "unknown"),
+        (replace(HEARD, arrivals_s=(0.1, 0.1001, 0.1002)), "unknown"),
         (replace(HEARD, arrivals_s=AT_ONCE_S), "failed"),
         (replace(HEARD, arrivals_s=tuple(at - 0.95 for at in AT_ONCE_S)), "caution"),
         (replace(HEARD, arrivals_s=()), "failed"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from tests.canned import (
     closed_port,
     dripping,
     hanging_up,
+    self_signed,
     silent,
 )
 from tests.servers import simulator
@@ -165,19 +164,9 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up() -> None:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a self-signed certificate for localhost; the file holds its key as well."""
-    if not shutil.which("openssl"):
-        pytest.skip("the openssl command is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    command += ["-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
-    both = folder / "both.pem"
-    both.write_text(key.read_text() + cert.read_text())
-    yield both
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 def test_a_self_signed_certificate_is_named(certificate: Path) -> None:

@@ -147,7 +147,8 @@ class _Visit:
         try:
             found = within(_REACH_TIMEOUT_S + 1, self._handshake)
         except OSError as error:
-            return failed("endpoint", "TLS", explain_exception(error, self.server.base))
+            told = explain_exception(error, self.server.base)
+            return _failed("TLS", told.what.removeprefix("TLS: "), told.remedy)
         except UsageError as error:
             return failed("endpoint", "TLS", error)
         if self.server.how.verify:
@@ -294,8 +295,9 @@ def _check_arrivals(arrivals_s: Sequence[float]) -> Check:
         remedy = "turn off buffering in the server, or in the proxy before it"
         check = _failed if held_back(arrivals_s, 0.0) else _caution
         return check("stream", found, remedy)
-    if len(arrivals_s) == 1:
-        return _unknown("stream", f"one piece only, after {first_ms:.0f} ms")
+    if spread_ms < len(arrivals_s):
+        n = len(arrivals_s)
+        return _unknown("stream", f"too few pieces to tell: {n}, at once, after {first_ms:.0f} ms")
     found = f"first piece after {first_ms:.0f} ms, {len(arrivals_s)} within {spread_ms:.0f} ms more"
     return _ok("stream", found)
 
