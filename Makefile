@@ -55,7 +55,7 @@ warmup: $(STAMP) ## A small run (3 users, 9 requests)
 profile: $(STAMP) ## Measure as set in .env (DRY_RUN=1 only shows the command)
 	@bash scripts/run_aiperf_profile.sh profile $(ARGS)
 
-sweep: $(STAMP) ## Measure at each of SWEEP_CONCURRENCIES
+sweep: $(STAMP) ## Measure at each of SWEEP_CONCURRENCIES, what is missing only (FRESH=1: all)
 	@bash scripts/run_aiperf_profile.sh sweep $(ARGS)
 
 rerun: $(STAMP) ## The latest run again, and what differs today (RUN=folder)

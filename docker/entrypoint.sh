@@ -31,7 +31,7 @@ Measure
   smoke       One streamed request: does the endpoint of .env answer?
   warmup      A small run (3 users, 9 requests)
   profile     Measure as set in .env (DRY_RUN=1 only shows the command)
-  sweep       Measure at each of SWEEP_CONCURRENCIES
+  sweep       Measure at each of SWEEP_CONCURRENCIES, what is missing only (FRESH=1: all)
   rerun       The latest run again, and what differs today (RUN=folder)
   summary     Table of the latest run (RUN=folder), written to artifacts/
   calibrate   What this machine's client adds to the figures, and the load it can drive
