@@ -10,6 +10,9 @@ Exit: 0 done, 1 INVALID, a missed SLO or a failed point of a sweep, 2 usage, 3 e
 
 from __future__ import annotations
 
+import harness  # noqa: F401 - first: from here on Ctrl-C shows no trace of the other imports
+
+# isort: split
 import os
 from collections.abc import Sequence
 from dataclasses import replace

@@ -16,14 +16,15 @@ _REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def quiet_imports() -> None:
-    """Where a verb is the program, let Ctrl-C end it without a trace while it imports.
+    """Where a verb is the program, let a request to end it pass without a trace while it imports.
 
-    Leaves the process alone where something else imports the library, and where SIGINT is ignored.
+    Leaves the process alone where something else imports the library, and signals that are ignored.
     """
     program = Path(next(iter(getattr(sys, "argv", ())), ""))
     is_verb = program.suffix == ".py" and program.resolve().parent == _SCRIPTS
-    if is_verb and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+    for number in _REQUESTS if is_verb else ():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
 
 
 def raise_on_request() -> None:

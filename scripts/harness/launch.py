@@ -28,7 +28,9 @@ def main(argv: Sequence[str]) -> None:
     if key:
         sys.argv += ["--api-key", key]
     # Until AIPerf has handlers of its own, a Ctrl-C ends it without a trace of its imports.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     from aiperf.cli import app  # noqa: PLC0415 - it reads the environment when imported
 
     app()

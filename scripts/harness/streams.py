@@ -41,7 +41,9 @@ def _endless(summary: Summary, limits: Limits, manifest: Mapping[str, object]) -
     tokens = summary.evidence.tokens
     n_with = tokens[SERVER_OUTPUT].n_requests if SERVER_OUTPUT in tokens else 0
     n_without = summary.n_used - n_with
-    if tokens and n_without > 0 and (n_with or _is_counted_by_server(manifest)):
+    if summary.was_cancelled or summary.incomplete:  # the counts are of the whole run only
+        return
+    if n_without > 0 and (n_with or _is_counted_by_server(manifest)):
         figure = (
             f"{n_without} of {summary.n_used} answers end without usage: they broke off, or ended "
             "in an error event, which AIPerf counts as good"
