@@ -237,6 +237,15 @@ class TestTheFiles:
         write_sweep(bench.run(), tmp_path, artifacts)
         assert [f.suffix for f in (artifacts / "archive" / "sweep").iterdir()] == [".svg"]
 
+    def test_draw_the_same_whatever_the_order_of_the_points(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        write_sweep(bench.run(), tmp_path, tmp_path / "artifacts")
+        first = (tmp_path / "sweep.svg").read_text(encoding="utf-8")
+        bench.settings = replace(bench.settings, sweep_concurrencies=(20, 1, 5))
+        write_sweep(bench.run(), tmp_path, tmp_path / "artifacts")
+        assert (tmp_path / "sweep.svg").read_text(encoding="utf-8") == first
+
     def test_have_no_plot_where_no_point_has_figures(self, bench: Bench, tmp_path: Path) -> None:
         write_sweep(bench.run(), tmp_path, tmp_path / "artifacts")
         for concurrency in (1, 5, 20):

@@ -339,7 +339,7 @@ def _end(point: Point, sweep: Sweep) -> tuple[str, ...]:
 def _plot(sweep: Sweep) -> Plot:
     """Return what the plot shows; points without figures are named in it, not drawn."""
     dots, lacking = [], []
-    for point in sweep.points:
+    for point in sorted(sweep.points, key=_load):  # lines go from point to point
         dot = _dot(point)
         if dot:
             dots.append(dot)
@@ -350,6 +350,10 @@ def _plot(sweep: Sweep) -> Plot:
     of = sweep.points[0].settings
     limits = Limits(of.slo_ttft_p95_ms, of.slo_latency_p99_ms)
     return Plot(f"{of.model} at {of.base}", tuple(dots), tuple(lacking), limits)
+
+
+def _load(point: Point) -> float:
+    return point.plan.request_rate or point.plan.concurrency or 0
 
 
 def _dot(point: Point) -> Dot | None:
