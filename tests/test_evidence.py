@@ -37,9 +37,26 @@ def test_a_client_that_pauses_after_each_answer_has_fewer_in_flight(
 
 def test_the_wait_of_the_first_wave_is_not_counted(tmp_path: Path) -> None:
     first = [timed(number, 100, queued_ms=500) for number in range(4)]
-    later = [timed(104 + number, 100, queued_ms=2 + number) for number in range(5)]
+    later = [timed(104 + number, 100, queued_ms=2 + number) for number in range(21)]
     found = evidence_of(tmp_path, first + later, 4)
-    assert found.queued_p95_ms == pytest.approx(5.8)
+    assert found.queued_p95_ms == pytest.approx(21)
+
+
+def test_of_few_requests_one_that_a_busy_machine_held_up_does_not_speak_for_all(
+    tmp_path: Path,
+) -> None:
+    first = [timed(number, 100) for number in range(4)]
+    later = [timed(104 + number, 100, queued_ms=500) for number in range(20)]
+    for rows, waited_ms in (([*first, *later[1:]], None), ([*first, *later], 500)):
+        found = evidence_of(tmp_path, rows, 4)
+        assert found.queued_p95_ms == waited_ms
+        assert (found.in_flight is None) is (waited_ms is None)
+
+
+def test_an_open_loop_of_few_requests_has_no_rate_yet(tmp_path: Path) -> None:
+    rows = [timed(number * 50, 100) for number in range(20)]
+    assert evidence_of(tmp_path / "a", rows, None, kind="poisson").sent_per_s is not None
+    assert evidence_of(tmp_path / "b", rows[1:], None, kind="poisson").sent_per_s is None
 
 
 def test_rows_without_the_time_of_their_decision_tell_no_wait(tmp_path: Path) -> None:

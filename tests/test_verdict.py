@@ -303,7 +303,7 @@ def test_a_rate_that_was_not_reached_is_told(tmp_path: Path, per_s: float, is_to
 
 
 def test_poisson_arrivals_of_a_short_run_are_no_reason(tmp_path: Path) -> None:
-    rows = [timed(number * 50, 100) for number in range(12)]
+    rows = [timed(number * 50, 100) for number in range(20)]
     assert suspicions(tmp_path, rows, Asked(request_rate=30), kind="poisson") == []
 
 

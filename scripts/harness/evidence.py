@@ -21,6 +21,8 @@ LENGTH_TOLERANCE_PCT = 10.0
 _LENGTH_DIFFERENCE_PCT = "osl_mismatch_diff_pct"
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
+#: Of fewer requests one that a busy machine held up would speak for all.
+_FEWEST_STEADY = 20
 _FEWEST_IN_A_THIRD = 10
 _Z_99_PCT = 2.58
 
@@ -108,10 +110,12 @@ def _steady(records: Records) -> _Steady | None:
     if not started_ns or not records.facts:
         return None
     if records.facts.is_open_loop:
+        if len(started_ns) < _FEWEST_STEADY:
+            return None
         first_ns, last_ns = min(started_ns), max(started_ns)
         return _Steady(first_ns - 1, last_ns + 1, last_ns) if last_ns > first_ns else None
     n_wave = records.facts.concurrency or 1
-    if len(started_ns) < 2 * n_wave:
+    if len(started_ns) < n_wave + max(n_wave, _FEWEST_STEADY):
         return None
     first_ns = heapq.nsmallest(n_wave, started_ns)[-1]
     # From the end: rows are nearly in order, and a heap of the largest is then filled once.
