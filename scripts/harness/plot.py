@@ -254,7 +254,9 @@ def _scale(panel: _Panel) -> None:
     low, high = min(shown), max(shown)
     if low > 0 and high / low > _LOG_FROM:
         panel.axes.set_xscale("log")
-        panel.axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > _WIDE else (1.0, 2.0, 5.0)))
+        panel.axes.xaxis.set_major_locator(
+            LogLocator(subs=(1.0,) if high / low > _WIDE else (1.0, 2.0, 5.0))
+        )
         panel.axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
         panel.axes.set_xlim(low / 1.5, high * 1.6)
     else:
