@@ -18,7 +18,7 @@ endif
 # Another Python's modules must not leak into venv/.
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help help-env setup demo serve-demo simulate doctor smoke warmup profile sweep rerun summary calibrate
+.PHONY: help help-env setup demo serve-demo simulate doctor smoke quick warmup profile sweep capacity rerun summary calibrate
 .PHONY: test check check-python check-shell check-files format golden bench clean stale
 
 ##@ Help
@@ -49,6 +49,9 @@ doctor: $(STAMP) ## Check this machine, the settings and the endpoint before a r
 smoke: $(STAMP) ## One streamed request: does the endpoint of .env answer?
 	@$(PY) scripts/smoke_stream.py $(ARGS)
 
+quick: $(STAMP) ## A minute, no .env: what one user sees of a server on this machine, how many it serves
+	@$(PY) scripts/quick.py $(ARGS)
+
 warmup: $(STAMP) ## A small run (3 users, 9 requests)
 	@bash scripts/run_aiperf_profile.sh warmup $(ARGS)
 
@@ -60,6 +63,9 @@ sweep: $(STAMP) ## Measure at each of SWEEP_CONCURRENCIES, what is missing only 
 
 rerun: $(STAMP) ## The latest run again, and what differs today (RUN=folder)
 	@$(PY) scripts/rerun.py $${RUN:+"$$RUN"} $(ARGS)
+
+capacity: $(STAMP) ## Find the most users that meet the objectives (SLO_TTFT_P95_MS=500 …)
+	@$(PY) scripts/capacity.py $(ARGS)
 
 summary: $(STAMP) ## Table of the latest run (RUN=folder, OUTPUT_DIR=folder)
 	@$(PY) scripts/summarize_export.py $${RUN:+"$$RUN"} $${OUTPUT_DIR:+--output-dir "$$OUTPUT_DIR"} $(ARGS)

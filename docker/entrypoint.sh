@@ -10,7 +10,7 @@ set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-readonly VERBS='help help-env demo simulate doctor smoke warmup profile sweep rerun summary calibrate'
+readonly VERBS='help help-env demo simulate doctor smoke warmup profile sweep capacity rerun summary calibrate'
 readonly PY=venv/bin/python
 
 die() {
@@ -32,6 +32,7 @@ Measure
   warmup      A small run (3 users, 9 requests)
   profile     Measure as set in .env (DRY_RUN=1 only shows the command)
   sweep       Measure at each of SWEEP_CONCURRENCIES, what is missing only (FRESH=1: all)
+  capacity    Find the most users that meet the objectives (SLO_TTFT_P95_MS=500 …)
   rerun       The latest run again, and what differs today (RUN=folder)
   summary     Table of the latest run (RUN=folder), written to artifacts/
   calibrate   What this machine's client adds to the figures, and the load it can drive
@@ -101,6 +102,11 @@ case "$verb" in
     need_env_file
     need_artifacts
     exec bash scripts/run_aiperf_profile.sh "$verb"
+    ;;
+  capacity)
+    need_env_file
+    need_artifacts
+    exec "$PY" scripts/capacity.py
     ;;
   rerun)
     need_artifacts

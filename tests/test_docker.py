@@ -65,6 +65,7 @@ def enter(app: Path, *words: str, **environment: str) -> subprocess.CompletedPro
         ("warmup", "<warmup>"),
         ("profile", "<profile>"),
         ("sweep", "<sweep>"),
+        ("capacity", "<scripts/capacity.py>"),
         ("rerun", "<scripts/rerun.py>"),
         ("summary", "<scripts/summarize_export.py>"),
     ],
@@ -96,7 +97,7 @@ def test_an_unknown_verb_is_named_with_those_there_are(app: Path) -> None:
     assert done.stderr.startswith("error: profil: no such verb; use one of help")
 
 
-@pytest.mark.parametrize("verb", ["doctor", "smoke", "warmup", "profile", "sweep"])
+@pytest.mark.parametrize("verb", ["doctor", "smoke", "warmup", "profile", "sweep", "capacity"])
 def test_without_env_file_one_line_says_how_to_mount_it(app: Path, verb: str) -> None:
     (app / ".env").unlink()
     done = enter(app, verb)

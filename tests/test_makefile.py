@@ -20,9 +20,11 @@ VERBS: tuple[str, ...] = (
     "simulate",
     "doctor",
     "smoke",
+    "quick",
     "warmup",
     "profile",
     "sweep",
+    "capacity",
     "rerun",
     "summary",
 )
@@ -140,7 +142,7 @@ def test_a_verb_takes_arguments_and_help_says_so(project: Path, verb: str, scrip
     assert re.search(rf"^  Arguments of .*\b{verb}\b.*ARGS=", make(project, "help").stdout, re.M)
 
 
-@pytest.mark.parametrize("verb", ["help-env", "warmup", "profile", "sweep"])
+@pytest.mark.parametrize("verb", ["help-env", "quick", "warmup", "profile", "sweep", "capacity"])
 def test_words_for_a_verb_that_takes_none_reach_it_to_be_refused(project: Path, verb: str) -> None:
     assert make(project, verb, "ARGS=--one").stdout.endswith("<--one>\n")
 

@@ -59,9 +59,7 @@ def summary_tsv(summary: Summary, verdict: Verdict, slos: Sequence[Result] = ())
     return to_tsv(latencies) + "\n" + to_tsv(Table(columns, (*rates, *remarks)))
 
 
-def summary_md(
-    summary: Summary, verdict: Verdict, about: str, slos: Sequence[Result] = ()
-) -> str:
+def summary_md(summary: Summary, verdict: Verdict, about: str, slos: Sequence[Result] = ()) -> str:
     """Return summary.md: verdict and reasons, the run in one line, tables, errors, definitions."""
     blocks = [
         f"# {verdict.level}",
