@@ -26,8 +26,8 @@ from harness.capacity import (
     find_capacity,
     require_objectives,
     search_plan,
-    search_sentence,
     search_settings,
+    searched,
     write_capacity,
 )
 from harness.cli import run_verb, talker
@@ -86,9 +86,10 @@ def _by_aiperf(settings: Settings, prompts: PromptFile | None, talk: Talk, out: 
         out.write(preview(settings, plan, os.environ, build_search_argv))
         return Exit.DONE
     folder = search(settings, plan, _target(settings, talk), os.environ, talk)
-    out.write(f"{search_sentence(folder)}\n")
+    n_users, sentence = searched(folder)
+    out.write(f"{sentence}\n")
     talk(f"Files: {folder}/ (search_history.json, a folder a probe)")
-    return Exit.DONE
+    return Exit.DONE if n_users else Exit.LIMIT
 
 
 if __name__ == "__main__":

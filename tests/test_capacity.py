@@ -24,8 +24,8 @@ from harness.capacity import (
     find_edge,
     require_objectives,
     search_plan,
-    search_sentence,
     search_settings,
+    searched,
     write_capacity,
 )
 from harness.command import build_search_argv
@@ -218,12 +218,19 @@ class TestByAiperf:
             '{"iterations": [{}, {}], "boundary_summary": {"feasible_max": {"value": 8}, '
             '"infeasible_min": {"value": 11}}}'
         )
-        assert search_sentence(tmp_path) == (
+        assert searched(tmp_path) == (
+            8,
             "Capacity by AIPerf's search: 8 concurrent users (2 probes); "
-            "11 do not meet the objectives"
+            "11 do not meet the objectives",
         )
         with pytest.raises(DataError):
-            search_sentence(tmp_path / "none")
+            searched(tmp_path / "none")
+
+    def test_nothing_found_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "search_history.json").write_text(
+            '{"iterations": [{}], "boundary_summary": {"infeasible_min": {"value": 1}}}'
+        )
+        assert searched(tmp_path) == (0, "Capacity by AIPerf's search: none; 1 probes")
 
 
 @pytest.mark.engine

@@ -272,8 +272,8 @@ def write_capacity(found: Found, folder: Path, artifacts: Path) -> list[Path]:
     return [folder / TSV, folder / MD, *write_plot(plotted, folder / SVG, artifacts)]
 
 
-def search_sentence(folder: Path) -> str:
-    """Return what AIPerf's own search found, in one sentence.
+def searched(folder: Path) -> tuple[int, str]:
+    """Return the users that AIPerf's own search found, 0 for none, and its result in a sentence.
 
     Raises DataError where it left no result.
     """
@@ -284,10 +284,11 @@ def search_sentence(folder: Path) -> str:
         raise DataError(str(path), f"cannot be read ({error})", "see the log beside it") from None
     met, missed = history.boundary_summary.feasible_max, history.boundary_summary.infeasible_min
     if met is None:
-        return f"Capacity by AIPerf's search: none; {len(history.iterations)} probes"
+        return 0, f"Capacity by AIPerf's search: none; {len(history.iterations)} probes"
     above = f"; {missed.value:g} do not meet the objectives" if missed else ""
     probes = f"{len(history.iterations)} probes"
-    return f"Capacity by AIPerf's search: {users(int(met.value))} ({probes}){above}"
+    n_users = int(met.value)
+    return n_users, f"Capacity by AIPerf's search: {users(n_users)} ({probes}){above}"
 
 
 def _progress(probe: Probe) -> str:
