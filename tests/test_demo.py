@@ -57,7 +57,7 @@ def without_llama(tmp_path: Path) -> dict[str, str]:
 
 
 def command(folder: Path) -> list[str]:
-    small = ["--requests", "4", "--output-tokens", "8", "--artifacts", str(folder / "artifacts")]
+    small = ["--requests", "6", "--output-tokens", "8", "--artifacts", str(folder / "artifacts")]
     return [sys.executable, str(DEMO), *small]
 
 
@@ -278,7 +278,7 @@ def test_measures_the_model_with_no_failed_request(tmp_path: Path) -> None:
     done = run(tmp_path, dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"VALID  {MODEL} at http://127.0.0.1:")
-    assert re.search(r"^TTFT( +[\d.]+){3}\*? +[\d.]+ +4 +0$", done.stdout, re.MULTILINE)
+    assert re.search(r"^TTFT( +[\d.]+\*?){3} +[\d.]+ +6 +0$", done.stdout, re.MULTILINE)
     assert re.search(r"^Error Rate +0\.00 +%$", done.stdout, re.MULTILINE)
     assert f"Measured  {MODEL}" in done.stdout
     assert "✓ First token received (TTFT OK)" in done.stderr
