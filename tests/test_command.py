@@ -197,6 +197,7 @@ def test_exported_secrets_are_hidden_and_other_values_are_not() -> None:
             "AIPERF_API_KEY": "k",
             "TIKTOKEN_CACHE_DIR": "/data/bpe",
             "HTTPS_PROXY": "http://me:pw@proxy:3128",
+            "HTTP_PROXY": "me:p@/w@proxy:3128",
         }
     ).splitlines()
     assert lines == [
@@ -204,4 +205,5 @@ def test_exported_secrets_are_hidden_and_other_values_are_not() -> None:
         "export AIPERF_API_KEY='***'",
         "export TIKTOKEN_CACHE_DIR=/data/bpe",
         "export HTTPS_PROXY='http://***@proxy:3128'",
+        "export HTTP_PROXY='***@proxy:3128'",
     ]

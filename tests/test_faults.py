@@ -28,7 +28,8 @@ _PUBLISHED = (VALID, SUSPECT, INVALID)
 def outcome_of(request: pytest.FixtureRequest) -> Iterator[Callable[[Fault], Outcome]]:
     """Yield what returns a fault's outcome; those of this session happen a few at a time."""
     calls = (getattr(item, "callspec", None) for item in request.session.items)
-    chosen = {call.params["fault"].name for call in calls if call and "fault" in call.params}
+    params = (call.params.get("fault") for call in calls if call)
+    chosen = {fault.name for fault in params if isinstance(fault, Fault)}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         futures: dict[str, Future[Outcome]] = {}
         for fault in FAULTS:

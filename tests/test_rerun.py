@@ -120,6 +120,20 @@ def test_a_run_json_cannot_make_a_paid_key_go_to_its_server(tmp_path: Path) -> N
     assert again(tmp_path, earlier, OPENAI_API_KEY="sk-paid").openai_api_key is None
 
 
+@pytest.mark.parametrize(
+    ("file", "shell"),
+    [
+        ("AIPERF_URL=http://other\nALLOW_ENV_KEY=1\n", "sk-paid"),
+        ("AIPERF_URL=http://other\nOPENAI_API_KEY=\n", "paid"),
+    ],
+)
+def test_leave_to_send_a_key_is_for_the_servers_of_its_file(
+    tmp_path: Path, file: str, shell: str
+) -> None:
+    earlier = earlier_run(tmp_path / "run", RICH)
+    assert again(tmp_path, earlier, file, OPENAI_API_KEY=shell).openai_api_key is None
+
+
 def test_a_run_of_the_openai_api_needs_todays_key(tmp_path: Path) -> None:
     recorded = Settings(model="m", openai_api_key="then")
     earlier = earlier_run(tmp_path / "run", recorded)

@@ -24,6 +24,13 @@ def problems_of(folder: Path, text: str | bytes, **environ: str) -> list[str]:
     return caught.value.lines()
 
 
+def test_a_key_that_goes_to_a_server_typed_only_now_is_told(tmp_path: Path) -> None:
+    text = "MODEL=m\nOPENAI_API_KEY=sk-paid\n"
+    (notice,) = settings_of(tmp_path, text, AIPERF_URL="http://lab").notices
+    assert "is sent to a server that .env does not name" in notice
+    assert settings_of(tmp_path, text + LAB, AIPERF_URL="lab:8000").notices == ()
+
+
 def test_a_model_and_a_server_are_enough(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "MODEL=m\n" + LAB)
     assert (settings.model, settings.aiperf_url) == ("m", "http://lab:8000")

@@ -267,6 +267,19 @@ def test_prompts_from_the_prefix_cache_are_suspect_the_templates_own_apart(
     assert suspicions(tmp_path / "varied", steady(), varied, **counts) == []
 
 
+@pytest.mark.parametrize(("cached", "n_reasons"), [(64, 0), (170, 1)])
+def test_where_the_server_counts_a_templates_worth_may_come_from_its_cache(
+    tmp_path: Path, cached: float, n_reasons: int
+) -> None:
+    counts: dict[str, Any] = {
+        "input_sequence_length": counted(170),
+        "usage_prompt_tokens": counted(170),
+        "usage_prompt_cache_read_tokens": counted(cached),
+    }
+    asked = replace(FOUR, server_counts=True)
+    assert len(suspicions(tmp_path, steady(), asked, **counts)) == n_reasons
+
+
 def test_a_client_that_keeps_requests_waiting_is_told(tmp_path: Path) -> None:
     rows = [timed(number * 50, 200, queued_ms=number) for number in range(40)]
     (text,) = suspicions(tmp_path, rows, FOUR)

@@ -18,6 +18,7 @@ from harness.tokenizer import TokenizerChoice
 
 # ZMQ socket paths lie under TMPDIR and must fit into a Unix socket address: 104 bytes on macOS.
 _LONGEST_TMPDIR = 49
+_LOGIN = re.compile(r"((?:^|\s)(?:[\w+.-]+://)?)\S*@")  # up to the last @: passwords hold some
 _SECRET_NAME = re.compile("(^|_)(TOKEN|KEY|SECRET|PASSWORD)S?(_|$)")
 
 
@@ -103,7 +104,7 @@ def as_exported(exported: Mapping[str, str]) -> str:
     """Write the variables as a person would export them; tokens and passwords are hidden."""
     lines = []
     for name, value in exported.items():
-        shown = "***" if _SECRET_NAME.search(name) else re.sub(r"//[^/@\s]*@", "//***@", value)
+        shown = "***" if _SECRET_NAME.search(name) else _LOGIN.sub(r"\1***@", value)
         lines.append(f"export {name}={shlex.quote(shown)}\n")
     return "".join(lines)
 

@@ -540,14 +540,18 @@ def _recalled(
     """Return an earlier run's settings in place of the file's, and what to say of that.
 
     Of the file remain the variables for AIPerf, the settings of today's screen and disk, and the
-    key, but that only where no server is measured that the file does not name.
+    key with leave to send one, but these only where no server is measured that the file does not
+    name. That no key is to be sent remains in any case.
     """
     kept = {k: v for k, v in in_file.items() if k.startswith(HANDED_ON) and k not in _KEYS}
     kept |= {k: in_file[k] for k in TODAYS if k in in_file}
     asked = {**recorded, **{k: environ[k] for k in _SERVER_KEYS if k in environ}}
     key = in_file.get("OPENAI_API_KEY")
     notices = []
-    if key is not None and _servers(asked) <= _servers(in_file):
+    are_named = _servers(asked) <= _servers(in_file)
+    if not are_named:
+        kept.pop("ALLOW_ENV_KEY", None)
+    if key is not None and (are_named or (not key and not _is_typed("OPENAI_API_KEY", environ))):
         kept["OPENAI_API_KEY"] = key
     elif key and recorded.get("OPENAI_API_KEY"):
         remedy = "type OPENAI_API_KEY=… to send one"
@@ -558,6 +562,10 @@ def _recalled(
         notices.append(f"{file} is not followed in {', '.join(aside)}: the run's own are used")
     usual = {k: v for k, v in recorded.items() if k not in (*TODAYS, "OPENAI_API_KEY")}
     return usual | kept, tuple(notices)
+
+
+def _is_typed(name: str, environ: Mapping[str, str]) -> bool:
+    return name in _make_arguments(environ)
 
 
 def _servers(texts: Mapping[str, str]) -> set[str]:
@@ -635,6 +643,10 @@ def _key_to_send(
             "put it into .env or set ALLOW_ENV_KEY=1 to send it"
         )
         return None, (notice,), []
+    asked = {**in_file, **{k: environ[k] for k in _SERVER_KEYS if k in environ}}
+    if key and own and not _servers(asked) <= _servers(in_file):
+        notice = "OPENAI_API_KEY of .env is sent to a server that .env does not name"
+        return key, (f"{notice}; OPENAI_API_KEY= there, or another ENV_FILE, sends none",), []
     return key or None, (), []
 
 

@@ -79,6 +79,7 @@ def asked_of(manifest: Mapping[str, object], facts: Facts | None = None) -> Aske
         output_tokens=told.settings.output_tokens_mean,
         forces_length=any((told.settings.extra_inputs or {}).get(key) for key in _FORCING),
         stand_in=told.tokenizer.name if is_stand_in else "",
+        server_counts=told.tokenizer.server_counts,
         is_uniform=_is_uniform(told),
     )
 

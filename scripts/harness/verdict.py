@@ -94,6 +94,7 @@ class Asked:
     ``concurrency`` is that of a closed loop, ``request_rate`` (a second) that of an open one.
     ``forces_length``: EXTRA_INPUTS asks the server for answers of full length.
     ``tokenizer`` is named where it is a stand-in whose counts nobody corrects.
+    ``server_counts``: the client took the server's counts, prompts included.
     ``is_uniform``: every request is drawn alike; no later turns of conversations, no trace.
     """
 
@@ -102,6 +103,7 @@ class Asked:
     output_tokens: int | None = None
     forces_length: bool = False
     stand_in: str = ""
+    server_counts: bool = False
     is_uniform: bool = True
 
 
@@ -268,7 +270,8 @@ def _cached(summary: Summary, limits: Limits, asked: Asked) -> Iterator[Reason]:
     if not asked.is_uniform or not prompts.n_tokens:
         return
     # The template's own tokens are the same in every request, and cached in real use as well.
-    template = max(prompts.mean - tokens.get(CLIENT_INPUT, prompts).mean, 0)
+    added = prompts.mean - tokens.get(CLIENT_INPUT, prompts).mean
+    template = _TEMPLATE_TOKENS if asked.server_counts else min(max(added, 0), _TEMPLATE_TOKENS)
     n_cached = max(cached.n_tokens - template * cached.n_requests, 0)
     share_pct = 100 * n_cached / prompts.n_tokens
     if share_pct > limits.max_cached_pct:
