@@ -164,6 +164,16 @@ class TestTheFile:
         assert json.loads(kept.read_text())["calibrated"] == before.calibrated
         assert load(tmp_path, pytest.fail) == FOUND
 
+    def test_holds_for_a_folder_of_its_artifacts_but_for_no_calibration(
+        self, tmp_path: Path
+    ) -> None:
+        save(FOUND, tmp_path)
+        assert load(tmp_path / "quick", pytest.fail) == FOUND
+        assert load(tmp_path / "calibration", pytest.fail) is None
+        other = replace(FOUND, calibrated="2026-01-01T00:00:00Z")
+        save(other, tmp_path / "quick")
+        assert load(tmp_path / "quick", pytest.fail) == other
+
     def test_is_left_out_with_a_note_where_aiperf_is_another(self, tmp_path: Path) -> None:
         notes: list[str] = []
         save(replace(FOUND, aiperf="0.4.0"), tmp_path)

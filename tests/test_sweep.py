@@ -20,7 +20,7 @@ import pytest
 from harness import sweep as room
 from harness.cells import sweep_cells
 from harness.endpoint import DIRECT, EndpointFacts
-from harness.errors import EngineError, StoppedError
+from harness.errors import EngineError, StoppedError, UsageError
 from harness.plan import Plan
 from harness.profiling import Outcome, Talk, Target, key_of, read_outcome
 from harness.runs import read_manifest, write_manifest
@@ -109,6 +109,12 @@ class TestASweepAgain:
         assert [point.word for point in bench.run().points] == ["VALID", "FAILED", "VALID"]
         bench.errors.clear()
         assert [point.reused for point in bench.run().points] == [True, False, True]
+
+    def test_is_ended_by_a_cause_on_this_side(self, bench: Bench) -> None:
+        bench.errors[5] = UsageError("artifacts", "cannot be written", "free some space")
+        with pytest.raises(UsageError, match="cannot be written"):
+            bench.run()
+        assert len(bench.measured) == 1
 
     def test_measures_all_after_a_setting_changed(self, bench: Bench) -> None:
         bench.run()

@@ -195,9 +195,10 @@ def save(calibration: Calibration, artifacts: Path) -> Path:
 def load(artifacts: Path, tell: Callable[[str], None]) -> Calibration | None:
     """Return this machine's calibration; None if there is none that holds today.
 
+    Artifacts that are a folder among others, as a quick look's are, have that of the others.
     ``tell`` gets a note where there is one that cannot be used: of another AIPerf, or unreadable.
     """
-    path = artifacts / FOLDER / f"{this_machine().key}.json"
+    path = _kept_in(artifacts)
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Calibration)
     except FileNotFoundError:
@@ -213,6 +214,14 @@ def load(artifacts: Path, tell: Callable[[str], None]) -> Calibration | None:
         "it is left out until `make calibrate` is run again"
     )
     return None
+
+
+def _kept_in(artifacts: Path) -> Path:
+    """Return where this machine's calibration is; one that is being made knows no earlier one."""
+    name = Path(FOLDER, f"{this_machine().key}.json")
+    own, of_others = artifacts / name, artifacts.parent / name
+    is_there = artifacts.name != FOLDER and of_others.is_file() and not own.is_file()
+    return of_others if is_there else own
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,10 @@ class EngineError(HarnessError):
     exit_code = Exit.ENDPOINT
 
 
+class TimeLimitError(EngineError):
+    """AIPerf was stopped because the run took longer than it may."""
+
+
 class StoppedError(HarnessError):
     """A person, or the system, stopped the run; what it has is kept."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +21,14 @@ from harness.command import (
 from harness.console import has_begun, reason_in
 from harness.endpoint import Access, EndpointFacts, Server
 from harness.engine import EngineExit, Stopping, StopRules, run_engine
-from harness.errors import DataError, EndpointError, EngineError, HarnessError, StoppedError
-from harness.interrupts import held_back
+from harness.errors import (
+    DataError,
+    EndpointError,
+    EngineError,
+    HarnessError,
+    StoppedError,
+    TimeLimitError,
+)
 from harness.metrics import GOODPUT
 from harness.plan import Plan, describe, reuse_note
 from harness.probes import NEW_LIMIT, OLD_LIMIT, Limit, Question, brief
@@ -144,21 +151,15 @@ def measure(
     A run that was interrupted, or in which AIPerf or every request failed, stays ``.partial`` with
     what it has, and StoppedError, EngineError or EndpointError says so.
     """
-
-    def tell_leftover(place: Path) -> None:  # one that was killed has not been scrubbed
-        _scrub(settings, place)
-        talk(f"note: an unfinished run of this name was there; it is kept in {place}")
-
-    with working_folder(Path(settings.artifacts_dir), plan.name, tell_leftover) as partial:
+    with working_folder(
+        Path(settings.artifacts_dir), plan.name, lambda place: _tell_leftover(settings, place, talk)
+    ) as partial:
         talk(_announcement(settings, plan, target))
         if note := reuse_note(plan):
             talk(f"note: {note}")
-        ended = _run(settings, plan, target, environ, partial, talk)
-        try:
-            with held_back():  # seconds at most, and what was measured is not lost at the very end
-                return _conclude(settings, target, ended, partial, talk)
-        except KeyboardInterrupt:
-            raise _stopped_at_the_end(partial) from None
+        run = _prepare(settings, plan, target, partial)
+        with _ran(run, environ, talk) as ended:
+            return _conclude(settings, target, ended, partial, talk)
 
 
 def _conclude(
@@ -197,12 +198,16 @@ def search(
 
     Raises as `measure` does.
     """
-    with working_folder(Path(settings.artifacts_dir), plan.name, lambda _: None) as partial:
+    with working_folder(
+        Path(settings.artifacts_dir), plan.name, lambda place: _tell_leftover(settings, place, talk)
+    ) as partial:
         talk(f"AIPerf searches for up to {plan.concurrency} users at {target.base}: Ctrl-C ends it")
-        ended = _run(settings, plan, target, environ, partial, talk, build_search_argv)
-        if ended.status or ended.was_stopped:
-            raise _failed(settings, ended, partial, has_rows=any(partial.glob("search_*")))
-        return publish(partial)
+        run = _prepare(settings, plan, target, partial, build_search_argv)
+        with _ran(run, environ, talk) as ended:
+            if ended.status or ended.was_stopped:
+                _record_verdict(partial, Level.INVALID, [_ending(ended)])
+                raise _failed(settings, ended, partial, has_rows=any(partial.glob("search_*")))
+            return publish(partial)
 
 
 def read_outcome(settings: Settings, folder: Path) -> Outcome:
@@ -261,52 +266,86 @@ def _announcement(settings: Settings, plan: Plan, target: Target) -> str:
     return f"{settings.model} at {servers}: {describe(plan)}"
 
 
-def _run(
-    settings: Settings,
-    plan: Plan,
-    target: Target,
-    environ: Mapping[str, str],
-    partial: Path,
-    talk: Talk,
-    build: Build = build_argv,
-) -> EngineExit:
-    """Run AIPerf and leave command.txt, its console log and run.json in ``partial``."""
+def _tell_leftover(settings: Settings, place: Path, talk: Talk) -> None:
+    _scrub(settings, place)  # a run that was killed has not been
+    talk(f"note: an unfinished run of this name was there; it is kept in {place}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of AIPerf, ready to start. ``manifest`` is filled while it runs."""
+
+    settings: Settings
+    plan: Plan
+    target: Target
+    partial: Path
+    argv: list[str]
+    exported: Mapping[str, str]
+    manifest: dict[str, object]
+    time_limit_s: float | None
+
+
+def _prepare(
+    settings: Settings, plan: Plan, target: Target, partial: Path, build: Build = build_argv
+) -> _Run:
+    """Return what is to be run, and leave it as command.txt in ``partial``."""
     asked = replace(settings, use_legacy_max_tokens=target.legacy_max_tokens)
     argv = build(asked, plan, target.tokenizer, target.base, partial)
     exported = build_environment(settings, target.tokenizer)
     write_text(partial / "command.txt", as_exported(exported) + as_typed(argv) + "\n")
     manifest = _manifest(settings, plan, target) | {"argv": argv, "started": now_utc()}
-
-    def record_origin() -> None:  # in the seconds in which AIPerf starts, so that it costs none
-        manifest.update(versions=provenance.versions(), machine=provenance.machine())
-        manifest[KEY] = key_of(settings, plan, target, environ)
-        write_manifest(partial, manifest)
-
     # AIPerf's own search makes as many runs as it likes
     is_one_run = build is build_argv
     time_limit_s = run_time_limit_s(settings, plan) if is_one_run else settings.run_time_limit
+    return _Run(settings, plan, target, partial, argv, exported, manifest, time_limit_s)
 
+
+@contextmanager
+def _ran(run: _Run, environ: Mapping[str, str], talk: Talk) -> Iterator[EngineExit]:
+    """Run AIPerf and yield how it ended, with its console log and run.json in place.
+
+    From AIPerf's end until the block's, requests to stop wait: that is seconds at most, and neither
+    is a key left in the files nor what was measured lost. Then StoppedError says so.
+    """
+    try:
+        with ExitStack() as ending:
+            try:
+                ended = _engine(run, environ, talk, ending)
+            finally:
+                _scrub(run.settings, run.partial)
+            if run.settings.ui_type == "simple":
+                talk("")  # AIPerf's last progress bar ends without a line end
+            write_manifest(
+                run.partial, run.manifest | {"ended": now_utc(), "aiperf_exit": ended.status}
+            )
+            yield ended
+    except KeyboardInterrupt:
+        raise _stopped_at_the_end(run.partial) from None
+
+
+def _engine(run: _Run, environ: Mapping[str, str], talk: Talk, ending: ExitStack) -> EngineExit:
     def say_stopping(stopping: Stopping) -> None:
-        why = f"{time_limit_s:g} s are over" if stopping.out_of_time else "stopping"
+        why = f"{run.time_limit_s:g} s are over" if stopping.out_of_time else "stopping"
         kill = f"once more, or {stopping.patience_s:g} s, and it is killed"
         talk(f"\n{why}: AIPerf writes what it has ({kill})")
 
-    try:
-        ended = run_engine(
-            argv,
-            child_environment(environ, exported, target.tokenizer.dropped),
-            settings.openai_api_key,
-            partial / CONSOLE_LOG,
-            ui=settings.ui_type or "none",
-            meanwhile=record_origin,
-            rules=StopRules(say_stopping, lambda: _has_results(partial), time_limit_s),
-        )
-    finally:
-        _scrub(settings, partial)
-    if settings.ui_type == "simple":
-        talk("")  # AIPerf's last progress bar ends without a line end
-    write_manifest(partial, manifest | {"ended": now_utc(), "aiperf_exit": ended.status})
-    return ended
+    return run_engine(
+        run.argv,
+        child_environment(environ, run.exported, run.target.tokenizer.dropped),
+        run.settings.openai_api_key,
+        run.partial / CONSOLE_LOG,
+        ui=run.settings.ui_type or "none",
+        # in the seconds in which AIPerf starts, so that it costs none
+        meanwhile=lambda: _record_origin(run, environ),
+        rules=StopRules(say_stopping, lambda: _has_results(run.partial), run.time_limit_s),
+        ending=ending,
+    )
+
+
+def _record_origin(run: _Run, environ: Mapping[str, str]) -> None:
+    run.manifest.update(versions=provenance.versions(), machine=provenance.machine())
+    run.manifest[KEY] = key_of(run.settings, run.plan, run.target, environ)
+    write_manifest(run.partial, run.manifest)
 
 
 def _manifest(settings: Settings, plan: Plan, target: Target) -> dict[str, object]:
@@ -375,7 +414,7 @@ def _failed(
         return StoppedError("AIPerf", f"interrupted{left}", _UNTOUCHED)
     if ended.time_limit_s is not None:
         remedy = "see what the server was doing, or raise RUN_TIME_LIMIT"
-        return EngineError("AIPerf", f"{_ending(ended)}{left}", remedy)
+        return TimeLimitError("AIPerf", f"{_ending(ended)}{left}", remedy)
     log = partial / CONSOLE_LOG
     reason = one_line(scrub(reason_in(log), settings.openai_api_key))
     what = _ending(ended).removeprefix("AIPerf ") + (f": {reason}" if reason else "")
@@ -386,7 +425,7 @@ def _stopped_at_the_end(partial: Path) -> StoppedError:
     if partial.exists():
         return StoppedError("run", f"interrupted; what it has is kept in {partial}", _UNTOUCHED)
     what = f"interrupted when it had ended; it is kept in {final_name(partial)}"
-    return StoppedError("run", what, "see summary.md there")
+    return StoppedError("run", what, "its result stands")
 
 
 def _all_failed(

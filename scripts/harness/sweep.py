@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import endpoint, slo
 from harness.cells import Cell, finished
-from harness.errors import DataError, HarnessError, StoppedError
+from harness.errors import DataError, HarnessError, StoppedError, UsageError
 from harness.metrics import (
     LATENCIES,
     OUTPUT_TOKEN_THROUGHPUT,
@@ -48,7 +48,7 @@ _FAILED = "FAILED"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One cell of a sweep, with its outcome or the reason why there is none.
+    """One cell of a sweep, with its outcome or the reason (and error) why there is none.
 
     ``settings`` and ``plan`` are the cell's own. ``measured`` is when the run ended (ISO 8601,
     UTC; empty where it failed); ``reused`` tells that it was measured before.
@@ -60,6 +60,7 @@ class Point:
     problem: str = ""
     measured: str = ""
     reused: bool = False
+    error: HarnessError | None = None
 
     @property
     def label(self) -> str:
@@ -95,7 +96,8 @@ def run_sweep(
 ) -> Sweep:
     """Measure each cell that has no result yet (all, if ``fresh``), and go on past those that fail.
 
-    Once a person has stopped it, only what was measured before is added.
+    Once a person has stopped it, only what was measured before is added. Raises UsageError where
+    the cause is on this side (a full disk, a folder in use): every cell would meet it.
     """
     earlier = [None if fresh else reusable(c.settings, c.plan, target, environ) for c in cells]
     points: list[Point] = []
@@ -127,7 +129,7 @@ def run_cell(
     """Return the cell's earlier result where one stands (unless ``fresh``), else measure it.
 
     A cell that fails is a Point without outcome, and is told. Raises StoppedError, or
-    KeyboardInterrupt between two runs, when a person stops it.
+    KeyboardInterrupt between two runs, when a person stops it; UsageError as `run_sweep`.
     """
     earlier = None if fresh else reusable(settings, plan, target, environ)
     return earlier or _measured(settings, plan, target, environ, talk)
@@ -198,11 +200,11 @@ def _measured(
     try:
         endpoint.look(target.base, settings.openai_api_key, LOOK_TIMEOUT_S, target.access)
         outcome = measure(settings, plan, target, environ, talk)
-    except StoppedError:
+    except (StoppedError, UsageError):
         raise
     except HarnessError as error:
         talk(f"error: {error}")
-        return Point(settings, plan, None, str(error))
+        return Point(settings, plan, None, str(error), error=error)
     ended = read_manifest(outcome.folder).get("ended")
     return Point(settings, plan, outcome, measured=str(ended or now_utc()))
 
