@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 
 from harness.cells import cell_key, finished, sweep_cells
-from harness.endpoint import EndpointFacts, ServedModel
+from harness.endpoint import DIRECT, EndpointFacts, ServedModel
 from harness.errors import UsageError
 from harness.plan import make_plan
+from harness.profiling import Target, key_of
 from harness.settings import Settings
+from harness.sweep import reusable
 from harness.tokenizer import TokenizerChoice
+from tests.exports import failed, used, write_aggregate, write_rows
 
 TOKENIZER = TokenizerChoice("builtin", "fallback", "why", exact=False, server_counts=True)
 FACTS = EndpointFacts((ServedModel("m", "org/m", 4096),), "1.0", "uvicorn")
+TARGET = Target("http://lab", DIRECT, FACTS, TOKENIZER)
 KEY = "sha256:1"
 NAME = "sweep_1_ISL100_OSL200_CON1"
 
@@ -165,7 +169,7 @@ class TestFinished:
 
     @pytest.mark.parametrize(
         "changes",
-        [{"cell_key": "sha256:2"}, {"level": "INVALID"}, {"ended": None}, {"verdict": None}],
+        [{"cell_key": "sha256:2"}, {"ended": None}, {"verdict": None}],
     )
     def test_is_none_where_it_cannot_be_trusted(
         self, tmp_path: Path, changes: dict[str, Any]
@@ -179,8 +183,11 @@ class TestFinished:
         (tmp_path / NAME / "run.json").write_text("{")
         assert finished(tmp_path, NAME, KEY) is None
 
-    def test_is_a_suspect_run_too(self, tmp_path: Path) -> None:
-        leave(tmp_path / NAME, level="SUSPECT")
+    @pytest.mark.parametrize("level", ["SUSPECT", "INVALID"])
+    def test_is_a_run_of_any_verdict_for_that_is_given_anew(
+        self, tmp_path: Path, level: str
+    ) -> None:
+        leave(tmp_path / NAME, level=level)
         assert finished(tmp_path, NAME, KEY) is not None
 
     def test_is_looked_for_in_the_archive_newest_first(self, tmp_path: Path) -> None:
@@ -193,10 +200,12 @@ class TestFinished:
         assert found is not None
         assert found.folder.name == "2026-01-02T00-00-00Z"
 
-    def test_is_none_where_the_newest_of_its_kind_is_invalid(self, tmp_path: Path) -> None:
+    def test_is_never_one_behind_the_newest(self, tmp_path: Path) -> None:
         leave(tmp_path / NAME, level="INVALID")
         leave(tmp_path / "archive" / NAME / "2025-01-01T00-00-00Z")
-        assert finished(tmp_path, NAME, KEY) is None
+        found = finished(tmp_path, NAME, KEY)
+        assert found is not None
+        assert found.folder == tmp_path / NAME
 
     @pytest.mark.parametrize(("started", "stands"), [("2025", True), ("2027", False)])
     def test_is_none_where_a_later_attempt_did_not_end(
@@ -205,3 +214,28 @@ class TestFinished:
         leave(tmp_path / NAME)
         leave(tmp_path / f"{NAME}.partial", started=f"{started}-01-01T00:00:00Z")
         assert (finished(tmp_path, NAME, KEY) is not None) is stands
+
+
+class TestAnEarlierRunWithFailedRequests:
+    """It is judged by the MAX_ERROR_RATE of today, not by that of its own day."""
+
+    @pytest.fixture
+    def asked(self, tmp_path: Path) -> Settings:
+        """Return the settings of a run that is INVALID by them: 1 of 40 requests failed."""
+        made = settings(artifacts_dir=str(tmp_path))
+        plan = make_plan(made, "sweep", 5)
+        key = key_of(made, plan, TARGET, {})
+        folder = tmp_path / plan.name
+        leave(folder, cell_key=key, level="INVALID")
+        write_rows(folder, [used()] * 39 + [failed()])
+        write_aggregate(folder, 39, 1)
+        return made
+
+    def test_is_measured_again(self, asked: Settings) -> None:
+        assert reusable(asked, make_plan(asked, "sweep", 5), TARGET, {}) is None
+
+    def test_is_reused_once_so_many_may_fail(self, asked: Settings) -> None:
+        lenient = replace(asked, max_error_rate=5.0)
+        point = reusable(lenient, make_plan(lenient, "sweep", 5), TARGET, {})
+        assert point is not None
+        assert point.reused

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,23 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
         tell: Callable[[Stopping], None] = lambda _: None,
         has_results: bool = True,
         time_limit_s: float | None = None,
+        at_the_end: Callable[[], None] = lambda: None,
     ) -> Any:
         stand_in = tmp_path / "stand_in.py"
         stand_in.write_text(_PREAMBLE + code)
         monkeypatch.setattr(engine, "LAUNCHER", stand_in)
         log = tmp_path / "log"
-        ended = run_engine(
-            ["profile", "-m", "a b"],
-            dict(os.environ),
-            key,
-            log,
-            ui="none",
-            meanwhile=meanwhile,
-            rules=StopRules(tell, lambda: has_results, time_limit_s),
-        )
+        with ExitStack() as ending:
+            ended = run_engine(
+                ["profile", "-m", "a b"],
+                dict(os.environ),
+                key,
+                log,
+                ui="none",
+                meanwhile=meanwhile,
+                rules=StopRules(tell, lambda: has_results, ending, time_limit_s),
+            )
+            at_the_end()
         return ended, log.read_text()
 
     return run
@@ -232,6 +236,35 @@ def test_handlers_of_signals_are_put_back(play: Any) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     play("")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_from_its_end_on_a_request_to_stop_waits_for_what_is_still_to_be_done(play: Any) -> None:
+    done = []
+
+    def record() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("recorded")
+
+    with pytest.raises(KeyboardInterrupt):
+        play("", at_the_end=record)
+    assert done == ["recorded"]
+
+
+def test_a_request_between_its_end_and_the_old_handlers_is_not_lost(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_back, done = signal.signal, []
+
+    def interrupted_here(number: int, handler: Any) -> Any:
+        before = put_back(number, handler)
+        if handler is signal.default_int_handler:
+            os.kill(os.getpid(), signal.SIGINT)
+        return before
+
+    monkeypatch.setattr(signal, "signal", interrupted_here)
+    with pytest.raises(KeyboardInterrupt):
+        play("", at_the_end=lambda: done.append("recorded"))
+    assert done == ["recorded"]
 
 
 def _is_running(process: int) -> bool:

@@ -34,6 +34,16 @@ def test_a_rate_takes_its_time_and_one_time_out() -> None:
     assert limit_s(plan) == START_S + 30 + 100
 
 
+def test_a_warm_up_is_sent_at_the_rate_too() -> None:
+    plan = {"concurrency": None, "request_rate": 1.0, "n_requests": 30, "n_warmup": 2000}
+    assert limit_s(plan) == START_S + (2000 + 100) + (30 + 100)
+
+
+def test_a_warm_up_at_a_rate_comes_before_the_duration() -> None:
+    plan = {"concurrency": None, "request_rate": 1.0, "n_requests": None, "duration_s": 60.0}
+    assert limit_s(plan | {"n_warmup": 50}) == START_S + (50 + 100) + 60 + GRACE_S + 100
+
+
 def test_a_duration_takes_its_time_aiperfs_grace_and_one_time_out() -> None:
     plan = {"n_requests": None, "duration_s": 60.0, "n_warmup": 0}
     assert limit_s(plan) == START_S + 60 + GRACE_S + 100

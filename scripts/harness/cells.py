@@ -17,7 +17,6 @@ from harness.prompts import PromptFile
 from harness.runs import ARCHIVE, PARTIAL, read_manifest
 from harness.settings import Settings
 from harness.tokenizer import TokenizerChoice
-from harness.verdict import Level
 
 KEY = "cell_key"
 _NOT_MEASURED = ("AIPERF_SERVICE_", "AIPERF_URL")
@@ -95,10 +94,11 @@ def cell_key(
 
 
 def finished(artifacts: Path, name: str, key: str) -> Finished | None:
-    """Return the newest run of that name and key that can stand for a new one; None if none can.
+    """Return the newest run of that name and key that came to its end; None where there is none.
 
-    Looked for under its name, then in the archive. A run that was INVALID, or a later attempt that
-    did not end, must be done again, whatever lies behind it.
+    Looked for under its name, then in the archive. A later attempt that did not end must be done
+    again, whatever lies behind it. Whether the run is good enough is not asked: it is judged by
+    today's limits where it is read.
     """
     attempt = _of_key(artifacts / f"{name}{PARTIAL}", key)
     for folder in _newest_first(artifacts, name):
@@ -107,7 +107,8 @@ def finished(artifacts: Path, name: str, key: str) -> Finished | None:
         if not measured:
             continue
         is_redone = _text(attempt, "started") >= measured
-        return None if is_redone or _is_invalid(manifest) else Finished(folder, measured)
+        is_judged = isinstance(manifest.get("verdict"), dict)
+        return Finished(folder, measured) if is_judged and not is_redone else None
     return None
 
 
@@ -180,8 +181,3 @@ def _of_key(folder: Path, key: str) -> Mapping[str, object]:
 def _text(manifest: Mapping[str, object], name: str) -> str:
     value = manifest.get(name)
     return value if isinstance(value, str) else ""
-
-
-def _is_invalid(manifest: Mapping[str, object]) -> bool:
-    verdict = manifest.get("verdict")
-    return not isinstance(verdict, dict) or verdict.get("level") == Level.INVALID

@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+
+from harness.interrupts import held_back
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "launch_aiperf.py"
 PATIENCE_S = 60.0  # to write what it has
@@ -52,11 +54,13 @@ class Stopping:
 class StopRules:
     """When AIPerf is stopped, who is told of it, and whether it has results worth waiting for.
 
-    ``time_limit_s`` None is no limit. Signal handlers call both callbacks: they must not wait.
+    ``time_limit_s`` None is no limit. Signal handlers call both callbacks: they must not wait. From
+    AIPerf's end until ``ending`` is closed, signals are held back.
     """
 
     tell: Callable[[Stopping], None]
     has_results: Callable[[], bool]
+    ending: ExitStack
     time_limit_s: float | None = None
 
 
@@ -81,18 +85,7 @@ def run_engine(
     whole_screen = ui == "dashboard"
     stop = _Stop(rules, terminal_tells=whole_screen)
     with stop.installed(), _Lifeline(key) as lifeline:
-        with log.open("wb") as console:
-            child = subprocess.Popen(
-                [sys.executable, str(LAUNCHER), str(lifeline.reader), *argv],
-                env=dict(environment),
-                stdin=None if whole_screen else subprocess.DEVNULL,
-                stdout=None if whole_screen else console,
-                stderr=subprocess.STDOUT if ui == "none" else None,
-                pass_fds=(lifeline.reader,),
-                # A group of its own: a terminal's Ctrl-C reaches it through us alone, hence once.
-                # Only a whole-screen program must stay in the group that may read the terminal.
-                process_group=None if whole_screen else 0,
-            )
+        child = _start(argv, environment, lifeline, log, ui)
         try:
             stop.watch(child)
             meanwhile()
@@ -103,6 +96,24 @@ def run_engine(
             child.wait()
     ran_into_s = rules.time_limit_s if stop.out_of_time else None
     return EngineExit(status, stop.n_asked > 0, ran_into_s)
+
+
+def _start(
+    argv: Sequence[str], environment: Mapping[str, str], lifeline: _Lifeline, log: Path, ui: str
+) -> subprocess.Popen[bytes]:
+    whole_screen = ui == "dashboard"
+    with log.open("wb") as console:
+        return subprocess.Popen(
+            [sys.executable, str(LAUNCHER), str(lifeline.reader), *argv],
+            env=dict(environment),
+            stdin=None if whole_screen else subprocess.DEVNULL,
+            stdout=None if whole_screen else console,
+            stderr=subprocess.STDOUT if ui == "none" else None,
+            pass_fds=(lifeline.reader,),
+            # A group of its own: a terminal's Ctrl-C reaches it through us alone, hence once.
+            # Only a whole-screen program must stay in the group that may read the terminal.
+            process_group=None if whole_screen else 0,
+        )
 
 
 class _Lifeline:
@@ -143,6 +154,7 @@ class _Stop:
         try:
             yield
         finally:
+            self.rules.ending.enter_context(held_back())  # before the old handlers are back: no gap
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -159,6 +171,7 @@ class _Stop:
         self.child = None
         for timer in self.timers:
             timer.cancel()
+            timer.join()  # a signal that is held back here would go to another thread
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         now_s = time.monotonic()

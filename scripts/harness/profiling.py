@@ -337,8 +337,7 @@ def _engine(run: _Run, environ: Mapping[str, str], talk: Talk, ending: ExitStack
         ui=run.settings.ui_type or "none",
         # in the seconds in which AIPerf starts, so that it costs none
         meanwhile=lambda: _record_origin(run, environ),
-        rules=StopRules(say_stopping, lambda: _has_results(run.partial), run.time_limit_s),
-        ending=ending,
+        rules=StopRules(say_stopping, lambda: _has_results(run.partial), ending, run.time_limit_s),
     )
 
 

@@ -8,14 +8,15 @@ from harness.plan import Plan
 from harness.settings import Settings
 
 DATA_SET_S = 300.0  # AIPerf's own limit for making or reading the prompts
-GRACE_S = 30.0  # what AIPerf adds to BENCHMARK_DURATION for answers under way
+GRACE_S = 30.0  # for AIPerf to give up what is under way even after its time-out, and to end
 
 
 def run_time_limit_s(settings: Settings, plan: Plan) -> float | None:
     """Return after how many seconds AIPerf is stopped: RUN_TIME_LIMIT, else what it can need.
 
-    That is the time-outs of its start, then REQUEST_TIMEOUT_SECONDS for each round of requests that
-    are sent together, or the time that REQUEST_RATE or BENCHMARK_DURATION takes and one such round.
+    That is the time-outs of its start, then, for warm-up and measurement alike, the time that
+    REQUEST_RATE takes to send the requests and REQUEST_TIMEOUT_SECONDS for each round of them that
+    is sent together; BENCHMARK_DURATION and one such round where that is set.
     None where only the prompt file knows: conversations pause, timestamps wait.
     """
     if settings.run_time_limit is not None:
@@ -25,21 +26,21 @@ def run_time_limit_s(settings: Settings, plan: Plan) -> float | None:
         return None
     registering_s = settings.aiperf_service_registration_timeout
     start_s = registering_s + settings.aiperf_service_start_timeout + DATA_SET_S
-    return start_s + _rounds_s(settings, plan, plan.n_warmup) + measuring_s
+    return start_s + _phase_s(settings, plan, plan.n_warmup) + measuring_s
 
 
 def _measuring_s(settings: Settings, plan: Plan) -> float | None:
     if plan.follows_timestamps or settings.custom_dataset_type == "multi_turn":
         return None
-    if plan.duration_s is not None:
-        return plan.duration_s + GRACE_S + settings.request_timeout_seconds
+    if plan.duration_s is not None:  # AIPerf's own grace period is one time-out, see `command`
+        return plan.duration_s + settings.request_timeout_seconds + GRACE_S
     if plan.n_requests is None:
         return None
-    sending_s = plan.n_requests / plan.request_rate if plan.request_rate else 0.0
-    return sending_s + _rounds_s(settings, plan, plan.n_requests)
+    return _phase_s(settings, plan, plan.n_requests)
 
 
-def _rounds_s(settings: Settings, plan: Plan, n_requests: int) -> float:
-    """Return how long these requests take if each one takes as long as it may."""
+def _phase_s(settings: Settings, plan: Plan, n_requests: int) -> float:
+    """Return how long it takes to send these requests, if each one takes as long as it may."""
+    sending_s = n_requests / plan.request_rate if plan.request_rate else 0.0
     at_once = plan.concurrency or max(1, n_requests)
-    return math.ceil(n_requests / at_once) * settings.request_timeout_seconds
+    return sending_s + math.ceil(n_requests / at_once) * settings.request_timeout_seconds
