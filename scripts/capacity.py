@@ -3,9 +3,10 @@
     python scripts/capacity.py        as set in .env and the environment; DRY_RUN=1 runs nothing
 
 Doubles the users from 1 up to CAPACITY_LIMIT until an objective is missed, halves the gap, and runs
-both sides of the edge once more. Each probe is a cell of a sweep: one measured before with the same
-settings is not measured again, so that an interrupted search goes on where it was (FRESH=1 measures
-all anew). CAPACITY_ENGINE=aiperf leaves the search to AIPerf's own recipe: minutes a probe.
+both sides of the edge once more. Each probe is kept as capacity_<users>_…: one measured before with
+the same settings is not measured again, so that an interrupted search goes on where it was (FRESH=1
+measures all anew). CAPACITY_ENGINE=aiperf leaves the search to AIPerf's own recipe: some minutes a
+probe.
 The probes and the result go to standard output, everything else to standard error; capacity_summary
 .tsv and .md and capacity.svg are written here, or into OUTPUT_DIR.
 Exit: 0 done, 1 not even one user is served within the objectives, 2 usage or configuration,

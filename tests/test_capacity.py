@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import capacity
 from harness.capacity import (
     Edge,
     Found,
     Probe,
     capacity_text,
     cell_plan,
+    find_capacity,
     find_confirmed,
     find_edge,
     require_objectives,
@@ -29,10 +31,18 @@ from harness.capacity import (
     write_capacity,
 )
 from harness.command import build_search_argv
-from harness.errors import DataError, UsageError
-from harness.metrics import TTFT
-from harness.plan import make_plan
-from harness.profiling import Outcome
+from harness.endpoint import DIRECT, EndpointFacts
+from harness.errors import (
+    DataError,
+    EndpointError,
+    EngineError,
+    HarnessError,
+    TimeLimitError,
+    UsageError,
+)
+from harness.metrics import REQUEST_LATENCY, TTFT
+from harness.plan import Plan, make_plan
+from harness.profiling import Outcome, Target
 from harness.records import read_run
 from harness.settings import Settings
 from harness.slo import Slo, check
@@ -46,6 +56,7 @@ from tests.servers import simulator
 ROOT = Path(__file__).parent.parent
 SETTINGS = Settings(model="m", slo_ttft_p95_ms=200.0)
 CHOICE = TokenizerChoice("builtin", "fallback", "why", exact=False, server_counts=False)
+TARGET = Target("http://h", DIRECT, EndpointFacts(None, None, None), CHOICE)
 KNEES = st.integers(0, 600)
 LIMITS = st.integers(1, 512)
 
@@ -117,11 +128,43 @@ def test_capacity_without_objectives_names_the_keys_and_an_example() -> None:
 
 def test_a_probe_is_a_sweeps_cell_with_enough_requests_for_a_p95() -> None:
     first, second = (cell_plan(replace(SETTINGS, random_seed=7), 2, run, None) for run in (1, 2))
-    assert (first.name, first.n_requests) == ("sweep_2_ISL100_OSL200_CON2", 20)
+    assert (first.name, first.n_requests) == ("capacity_2_ISL100_OSL200_CON2", 20)
     assert second.name == first.name + "_again"
     assert second.seed != first.seed
     assert cell_plan(replace(SETTINGS, request_count=50), 2, 1, None).n_requests == 50
     assert cell_plan(SETTINGS, 40, 1, None).n_requests == 120
+
+
+def test_a_fixed_rate_is_refused_with_what_to_do() -> None:
+    with pytest.raises(UsageError, match=r"^REQUEST_RATE: .*; unset it: make capacity"):
+        cell_plan(replace(SETTINGS, request_rate=5.0), 1, 1, None)
+
+
+class TestFailures:
+    """Only what a load can do to a server is a missed probe."""
+
+    def found(self, monkeypatch: pytest.MonkeyPatch, error: HarnessError) -> Found:
+        def run_cell(settings: Settings, plan: Plan, *_: object) -> Point:
+            return Point(settings, plan, None, str(error), error=error)
+
+        monkeypatch.setattr(capacity, "run_cell", run_cell)
+        monkeypatch.setattr("harness.endpoint.look", lambda *_: None)
+        return find_capacity(SETTINGS, TARGET, {}, None, lambda _: None, fresh=False)
+
+    @pytest.mark.parametrize("kind", [UsageError, EngineError, DataError])
+    def test_of_this_side_end_the_search(
+        self, monkeypatch: pytest.MonkeyPatch, kind: type[HarnessError]
+    ) -> None:
+        with pytest.raises(kind, match="broken"):
+            self.found(monkeypatch, kind("AIPerf", "broken", "mend it"))
+
+    @pytest.mark.parametrize("kind", [EndpointError, TimeLimitError])
+    def test_under_load_are_misses(
+        self, monkeypatch: pytest.MonkeyPatch, kind: type[HarnessError]
+    ) -> None:
+        found = self.found(monkeypatch, kind("server", "overrun", "wait"))
+        assert found.edge == Edge(0, 1)
+        assert "at 1 the run failed: server: overrun; wait" in found.sentence
 
 
 class TestResult:
@@ -133,10 +176,16 @@ class TestResult:
         write_aggregate(folder, 20)
         summary = summarize(read_run(folder))
 
-        def make(n_users: int, limit_ms: float, run: int = 1, invalid: str = "") -> Probe:
-            slos = check(summary, (Slo("SLO_TTFT_P95_MS", TTFT, "p95", limit_ms),))
-            reasons = (Reason(invalid, "", "do"),) if invalid else ()
-            verdict = Verdict(Level.INVALID if invalid else Level.VALID, reasons)
+        def make(
+            n_users: int, limit_ms: float, run: int = 1, invalid: str = "", doubt: str = ""
+        ) -> Probe:
+            asked = [Slo("SLO_TTFT_P95_MS", TTFT, "p95", limit_ms)]
+            if doubt == "p99":
+                asked.append(Slo("SLO_LATENCY_P99_MS", REQUEST_LATENCY, "p99", 900))
+            slos = check(summary, asked)
+            reasons = (Reason(invalid or doubt, "", "do"),) if invalid or doubt else ()
+            level = Level.SUSPECT if doubt else Level.VALID
+            verdict = Verdict(Level.INVALID if invalid else level, reasons)
             plan = make_plan(SETTINGS, "sweep", n_users)
             outcome = Outcome(folder, summary, verdict, slos)
             return Probe(n_users, run, Point(SETTINGS, plan, outcome, measured="2026-01-01"))
@@ -148,6 +197,30 @@ class TestResult:
         told = "Capacity: 12 concurrent users; at 13 p95 TTFT is 240 ms against 200"
         assert found.sentence == told
         assert capacity_text(found).endswith(f"\n\n{told}\n")
+
+    def test_carries_the_doubts_of_the_edge_alone(
+        self, probe: Callable[..., Probe], tmp_path: Path
+    ) -> None:
+        runs = (probe(1, 300, doubt="far off"), probe(2, 300), probe(2, 300, 2, doubt="unsteady"))
+        found = Found(Edge(2, 3), (*runs, probe(3, 200)))
+        line = "2 concurrent users, run 2 SUSPECT: unsteady; do"
+        assert found.caveats == (line,)
+        assert found.sentence.endswith("240 ms against 200 (SUSPECT)")
+        assert f"\n  {line}\n\nCapacity: 2" in capacity_text(found)
+        files = write_capacity(found, tmp_path, tmp_path / "artifacts")
+        assert files[1].read_text(encoding="utf-8").endswith(f"\n\n- {line}\n")
+
+    def test_is_a_lower_bound_where_the_client_was_the_limit(
+        self, probe: Callable[..., Probe]
+    ) -> None:
+        bound = probe(2, 200, doubt="client-bound: 2 requests at once by this machine's client")
+        told = Found(Edge(1, 2), (probe(1, 300), bound)).sentence
+        assert told.startswith("Capacity: at least 1 concurrent user; at 2 ")
+
+    def test_says_what_a_p99_of_few_requests_is(self, probe: Callable[..., Probe]) -> None:
+        found = Found(Edge(1, 2), (probe(1, 300, doubt="p99"), probe(2, 200)))
+        told = "p99 of 20 requests is little more than the slowest"
+        assert found.caveats[-1] == f"{told}; REQUEST_COUNT=100 or more make it a percentile"
 
     def test_says_where_runs_did_not_agree(self, probe: Callable[..., Probe]) -> None:
         runs = (probe(1, 300), probe(2, 200), probe(2, 300, 2), probe(2, 200, 3))
@@ -209,9 +282,9 @@ class TestByAiperf:
         assert argv[argv.index("--benchmark-duration") + 1] == "30"
 
     def test_knows_no_error_rate_of_nothing(self) -> None:
-        assert "--error-rate-sla" not in self.argv(replace(SETTINGS, slo_error_rate_pct=0))
-        with pytest.raises(UsageError, match="SLO_ERROR_RATE_PCT"):
-            self.argv(Settings(model="m", slo_error_rate_pct=0))
+        for pct in (0, 100):
+            with pytest.raises(UsageError, match="SLO_ERROR_RATE_PCT"):
+                self.argv(replace(SETTINGS, slo_error_rate_pct=pct))
 
     def test_what_it_found_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "search_history.json").write_text(
@@ -268,4 +341,4 @@ def test_the_knee_of_a_real_server_is_found_and_a_second_search_measures_nothing
     assert "\nCapacity: 1 concurrent user; at 2 p95 TTFT is " in texts[0]
     assert texts[1] == texts[0]
     assert done.stderr.count("reused") == 4
-    assert (tmp_path / "artifacts/sweep_2_ISL100_OSL8_CON2_again/run.json").exists()
+    assert (tmp_path / "artifacts/capacity_2_ISL100_OSL8_CON2_again/run.json").exists()

@@ -13,7 +13,7 @@ import pytest
 from harness import quick
 from harness.capacity import Edge, Probe
 from harness.endpoint import Access, EndpointFacts, ServedModel
-from harness.errors import EndpointError, EngineError
+from harness.errors import EndpointError, EngineError, HarnessError, TimeLimitError
 from harness.plan import Plan
 from harness.profiling import Outcome, Target
 from harness.quick import (
@@ -113,6 +113,18 @@ class TestSettings:
         named = self.settings(tmp_path, "http://127.0.0.1:9", key, AIPERF_URL=server.url)
         assert named.openai_api_key == "lab-key"
 
+    def test_a_model_of_the_env_file_is_not_asked_of_another_server(
+        self, tmp_path: Path, server: Simulator
+    ) -> None:
+        other = "MODEL=lab\nTOKENIZER=lab/tokenizer\n"
+        found = self.settings(tmp_path, server.url, other)
+        assert (found.model, found.tokenizer) == ("sim", None)
+        assert self.settings(tmp_path, server.url, other, MODEL="typed").model == "typed"
+        named = self.settings(tmp_path, "http://127.0.0.1:9", other, AIPERF_URL=server.url)
+        assert (named.model, named.tokenizer) == ("lab", "lab/tokenizer")
+        served = self.settings(tmp_path, server.url, "MODEL=sim\nTOKENIZER=lab/tokenizer\n")
+        assert (served.model, served.tokenizer) == ("sim", "lab/tokenizer")
+
     def test_objectives_of_the_person_take_the_place_of_the_defaults(
         self, tmp_path: Path, server: Simulator
     ) -> None:
@@ -143,11 +155,17 @@ def point(tmp_path: Path) -> Callable[..., Point]:
     write_aggregate(folder, 20)
     summary = summarize(read_run(folder))
 
-    def make(n_users: int, limit_ms: float = 300, problem: str = "", doubt: str = "") -> Point:
+    def make(
+        n_users: int,
+        limit_ms: float = 300,
+        problem: str = "",
+        doubt: str = "",
+        error: HarnessError | None = None,
+    ) -> Point:
         settings = Settings(model="m", slo_ttft_p95_ms=limit_ms)
         plan = quick_plan(SETTINGS, n_users)
         if problem:
-            return Point(settings, plan, None, problem)
+            return Point(settings, plan, None, problem, error=error)
         reasons = (Reason(doubt, "", "do"),) if doubt else ()
         verdict = Verdict(Level.SUSPECT if doubt else Level.VALID, reasons)
         outcome = Outcome(folder, summary, verdict, check(summary, objectives(settings)))
@@ -197,6 +215,21 @@ class TestTime:
         assert look.edge == Edge(4, 8)
         assert "at least 4 at once" in quick_text(look)
         assert "at 8 p95 TTFT is 240 ms against 200" in quick_text(look)
+
+    def test_a_level_that_its_own_time_limit_ended_is_no_miss(
+        self, monkeypatch: pytest.MonkeyPatch, point: Callable[..., Point]
+    ) -> None:
+        over = TimeLimitError("AIPerf", "stopped after 15 s", "wait")
+
+        def run_cell(_: Settings, plan: Plan, *__: object, **___: object) -> Point:
+            is_slow = plan.concurrency == 8
+            return point(plan.concurrency, problem=str(over) if is_slow else "", error=over)
+
+        monkeypatch.setattr(quick, "run_cell", run_cell)
+        look = look_around(SETTINGS, TARGET, {}, print, lambda: 0.0, are_default=True)
+        assert (look.edge, look.out_of_time) == (Edge(4, None), True)
+        assert "Users: at least 4 at once within TTFT p95 ≤ 200 ms" in quick_text(look)
+        assert "there was no time for more" in quick_text(look)
 
     def test_one_user_who_cannot_be_measured_is_an_error(
         self, monkeypatch: pytest.MonkeyPatch, point: Callable[..., Point]

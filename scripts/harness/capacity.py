@@ -1,15 +1,15 @@
-"""Capacity: the highest concurrency that meets the objectives, found over cells of a sweep."""
+"""Capacity: the highest concurrency that meets the objectives, found run by run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 from harness import endpoint, slo
-from harness.errors import DataError, UsageError
+from harness.errors import DataError, EndpointError, TimeLimitError, UsageError
 from harness.metrics import ERROR_RATE, INTER_TOKEN_LATENCY, OUTPUT_TOKEN_THROUGHPUT, TTFT
 from harness.metrics import REQUEST_LATENCY as LATENCY
 from harness.plan import Plan, make_plan
@@ -17,7 +17,7 @@ from harness.profiling import LOOK_TIMEOUT_S, Talk, Target
 from harness.prompts import PromptFile
 from harness.runs import shelve, write_text
 from harness.settings import Settings
-from harness.summary import P95_SAMPLES, Summary
+from harness.summary import P95_SAMPLES, P99_SAMPLES, Summary
 from harness.sweep import Point, Sweep, reuse_text, run_cell, write_plot
 from harness.table import Column, Table, number, to_md, to_text, to_tsv
 from harness.verdict import Level
@@ -67,6 +67,11 @@ class Probe:
     point: Point
 
     @property
+    def name(self) -> str:
+        """Return the probe in words, such as ``12 concurrent users, run 2``."""
+        return users(self.n_users) + (f", run {self.run}" if self.run != _FIRST else "")
+
+    @property
     def results(self) -> tuple[slo.Result, ...]:
         """Return the objectives and what the run showed; empty where it failed."""
         return self.point.outcome.slos if self.point.outcome else ()
@@ -87,6 +92,19 @@ class Probe:
             return f"the run is INVALID: {'; '.join(outcome.verdict.texts)}"
         return " and ".join(result.text for result in slo.missed(self.results))
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Return why the probe's figures are not VALID, each reason in one line."""
+        outcome = self.point.outcome
+        return outcome.verdict.texts if outcome else (self.point.problem,)
+
+    @property
+    def is_client_bound(self) -> bool:
+        """Tell whether the client, not the server, may be what the probe shows."""
+        outcome = self.point.outcome
+        reasons = outcome.verdict.reasons if outcome else ()
+        return any(reason.figure.startswith("client-bound") for reason in reasons)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -97,15 +115,34 @@ class Found:
 
     @property
     def sentence(self) -> str:
-        """Return the result in one sentence."""
+        """Return the result in one sentence, marked where there is reason to doubt it."""
+        return self._result + (" (SUSPECT)" if self._is_suspect else "")
+
+    @property
+    def _result(self) -> str:
         met, missed = self.edge.met, self.edge.missed
         if missed is None:
             return f"Capacity: at least {users(met)}, the most that CAPACITY_LIMIT allows"
-        reason = next(p.why_not for p in self.probes if p.n_users == missed and not p.met)
-        told = f"at {missed} {reason}{self._vote(missed)}"
-        return (
-            f"Capacity: {users(met)}{self._vote(met)}; {told}" if met else f"Capacity: none; {told}"
-        )
+        misses = [p for p in self.probes if p.n_users == missed and not p.met]
+        told = f"at {missed} {misses[0].why_not}{self._vote(missed)}"
+        if not met:
+            return f"Capacity: none; {told}"
+        least = "at least " if any(probe.is_client_bound for probe in misses) else ""
+        return f"Capacity: {least}{users(met)}{self._vote(met)}; {told}"
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Return what speaks against the figures on both sides of the edge."""
+        doubts = [f"{p.name} {p.point.word}: {doubt}" for p in self._sides for doubt in p.doubts]
+        return (*doubts, *_about_p99(self._sides))
+
+    @property
+    def _sides(self) -> list[Probe]:
+        return [p for p in self.probes if p.n_users in (self.edge.met, self.edge.missed)]
+
+    @property
+    def _is_suspect(self) -> bool:
+        return any(probe.point.word == Level.SUSPECT.value for probe in self._sides)
 
     def _vote(self, n_users: int) -> str:
         """Say so where the runs at a concurrency did not agree."""
@@ -190,11 +227,14 @@ def find_confirmed(meets: Callable[[int, int], bool], limit: int) -> Edge:
 def cell_plan(settings: Settings, n_users: int, run: int, prompts: PromptFile | None) -> Plan:
     """Return a probe's load: that of a sweep's cell, with enough requests for a p95.
 
-    Each run has a name of its own, so that all are kept, and prompts of its own.
+    Each run has a name of its own, so that all are kept, and prompts of its own. Raises UsageError
+    where something else fixes the load.
     """
+    _require_users(settings)
     n_requests = settings.request_count or P95_SAMPLES
     plan = make_plan(replace(settings, request_count=n_requests), "sweep", n_users, prompts)
-    return replace(plan, name=plan.name + _WORDS[run], seed=plan.seed + (run - 1) * _SEED_STEP)
+    name = f"capacity_{plan.name.removeprefix('sweep_')}{_WORDS[run]}"
+    return replace(plan, name=name, seed=plan.seed + (run - 1) * _SEED_STEP)
 
 
 def find_capacity(
@@ -208,13 +248,16 @@ def find_capacity(
 ) -> Found:
     """Probe until the edge is found and confirmed; cells that stand are not measured again.
 
-    Raises EndpointError when the server has gone, StoppedError when a person stops it; the cells
-    that are finished stay.
+    Only what a load can do to a server is a missed probe: any other error, as of a full disk or of
+    AIPerf itself, is raised. So is EndpointError when the server has gone, and StoppedError when a
+    person stops it; the cells that are finished stay.
     """
 
     def run(n_users: int, run_: int) -> Probe:
         plan = cell_plan(settings, n_users, run_, prompts)
         point = run_cell(settings, plan, target, environ, talk, fresh)
+        if point.error and not isinstance(point.error, EndpointError | TimeLimitError):
+            raise point.error
         if point.outcome is None:  # is it the load, or has the server gone?
             endpoint.look(target.base, settings.openai_api_key, LOOK_TIMEOUT_S, target.access)
         probe = Probe(n_users, run_, point)
@@ -233,10 +276,9 @@ def search_settings(settings: Settings) -> Settings:
     cannot begin.
     """
     pct = settings.slo_error_rate_pct
-    has_other = any(one.metric is not ERROR_RATE for one in slo.objectives(settings))
-    if pct in (0, 100) and not has_other:
+    if pct in (0, 100):
         what = f"AIPerf's own search knows no {pct:g} %"
-        remedy = "set another objective as well, or CAPACITY_ENGINE=harness"
+        remedy = "set a value between, unset it, or set CAPACITY_ENGINE=harness"
         raise UsageError("SLO_ERROR_RATE_PCT", what, remedy)
     if settings.capacity_limit == 1:
         remedy = "raise it, or set CAPACITY_ENGINE=harness"
@@ -252,18 +294,23 @@ def search_settings(settings: Settings) -> Settings:
 
 def search_plan(settings: Settings, prompts: PromptFile | None) -> Plan:
     """Return the load of AIPerf's own search; its concurrency is the highest to be tried."""
+    _require_users(settings)
     plan = make_plan(settings, "sweep", settings.capacity_limit, prompts)
     return replace(plan, n_warmup=0)  # its recipe warms up by time
 
 
 def capacity_text(found: Found) -> str:
-    """Return the result for a terminal: the probes as a table, the sentence last."""
-    return to_text(_short_table(found.probes)) + f"\n{found.sentence}\n"
+    """Return the result for a terminal: the probes as a table, caveats, the sentence last."""
+    caveats = "".join(f"  {caveat}\n" for caveat in found.caveats)
+    return f"{to_text(_short_table(found.probes))}{caveats}\n{found.sentence}\n"
 
 
 def write_capacity(found: Found, folder: Path, artifacts: Path) -> list[Path]:
     """Write table and plot into ``folder`` and return the files; older ones are archived."""
     markdown = f"# {found.sentence}\n\n{to_md(_short_table(found.probes))}"
+    if found.caveats:
+        lines = "".join(f"- {caveat}\n" for caveat in found.caveats)
+        markdown += f"\n## Caveats at the edge\n\n{lines}"
     for name, text in {TSV: to_tsv(_full_table(found)), MD: markdown}.items():
         shelve(folder / name, artifacts)
         write_text(folder / name, text)
@@ -291,11 +338,28 @@ def searched(folder: Path) -> tuple[int, str]:
     return n_users, f"Capacity by AIPerf's search: {users(n_users)} ({probes}){above}"
 
 
+def _require_users(settings: Settings) -> None:
+    if settings.request_rate is not None:
+        what = "fixes the load that the search varies"
+        raise UsageError("REQUEST_RATE", what, "unset it: make capacity REQUEST_RATE=")
+
+
+def _about_p99(probes: Iterable[Probe]) -> Iterator[str]:
+    """Say what a p99 of few requests is worth, where an objective is about one."""
+    counts = [
+        probe.point.outcome.summary.n_used
+        for probe in probes
+        if probe.point.outcome and any(r.slo.statistic == "p99" for r in probe.results)
+    ]
+    if counts and min(counts) < P99_SAMPLES:
+        told = f"p99 of {min(counts)} requests is little more than the slowest"
+        yield f"{told}; REQUEST_COUNT={P99_SAMPLES} or more make it a percentile"
+
+
 def _progress(probe: Probe) -> str:
-    again = f", run {probe.run}" if probe.run != _FIRST else ""
     told = "SLOs met" if probe.met else f"SLOs missed: {probe.why_not}"
     reused = f" ({reuse_text(probe.point)})" if probe.point.reused else ""
-    return f"{users(probe.n_users)}{again}: {told}{reused}"
+    return f"{probe.name}: {told}{reused}"
 
 
 def _short_table(probes: Iterable[Probe]) -> Table:

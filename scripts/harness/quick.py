@@ -13,7 +13,7 @@ from harness import settings as configuration
 from harness.capacity import Edge, Probe, find_edge, users
 from harness.connections import keeping
 from harness.endpoint import EndpointFacts, Server
-from harness.errors import EndpointError, EngineError
+from harness.errors import EndpointError, EngineError, TimeLimitError
 from harness.metrics import OUTPUT_TOKEN_THROUGHPUT_PER_USER, TTFT
 from harness.plan import Plan, make_plan
 from harness.probes import Question, brief
@@ -74,7 +74,7 @@ class Look:
 
 
 class _TimeIsUpError(Exception):
-    """No further level fits into the time."""
+    """No further level fits into the time, or the last one did not."""
 
 
 PLACES = tuple(
@@ -136,13 +136,17 @@ def quick_settings(environ: Mapping[str, str], places: Sequence[Place], talk: Ta
     """Return the settings of a quick look: its own small load, and the server that was found.
 
     Server, model, key and objectives are those of ``.env`` and the environment, where they are
-    set. A key is never sent to a server that nobody named. Raises ConfigError, or EndpointError
-    where there is no server.
+    set. A server that nobody named gets no key, and ``.env``'s model only if it serves that. Raises
+    ConfigError, or EndpointError where there is no server.
     """
     given = configuration.given(environ)
-    url, model = given.get("AIPERF_URL"), given.get("MODEL")
+    url = given.get("AIPERF_URL")
     seen = None if url else choose_server(find_servers(places), places, talk)
+    model = _named_model(given, environ, seen)
     own = dict.fromkeys(_LEFT_ASIDE, "") | _LOAD
+    if model != given.get("MODEL"):
+        talk(f"note: {given['MODEL']} of .env is not served there, and its TOKENIZER is not used")
+        own |= {"TOKENIZER": environ.get("TOKENIZER", "")}
     own |= {"AIPERF_URL": url or (seen.place.url if seen else ""), "MODEL": model or "unknown"}
     if not any(key.startswith("SLO_") for key in given):
         own |= DEFAULT_SLOS
@@ -223,9 +227,22 @@ class _Levels:
         bounded = replace(self.settings, run_time_limit=limit_s)
         plan = quick_plan(bounded, n_users)
         point = run_cell(bounded, plan, self.target, self.environ, self.talk, fresh=True)
+        if self.probes and isinstance(point.error, TimeLimitError):
+            raise _TimeIsUpError  # of this look's own time: that says nothing of the objectives
         self.probes.append(Probe(n_users, 1, point))
         self.last_s = self.clock() - self.began_s - begun_s
         return self.probes[-1].met
+
+
+def _named_model(
+    given: Mapping[str, str], environ: Mapping[str, str], seen: Seen | None
+) -> str | None:
+    """Return the model that was named for this server; ``.env``'s may be another server's."""
+    model = given.get("MODEL")
+    if seen is None or environ.get("MODEL"):
+        return model
+    served = [one.id for one in seen.facts.models or ()]
+    return model if model in served else None
 
 
 def _fitted(
@@ -270,8 +287,8 @@ def _many_users(look: Look) -> str:
     if not met:
         return f"Users: not even one {within}; {why}"
     if missed is None:
-        stop = "time" if look.out_of_time else "CAPACITY_LIMIT"
-        return f"Users: at least {met} at once {within}; more were not tried ({stop})"
+        stop = "there was no time for more" if look.out_of_time else "CAPACITY_LIMIT allows no more"
+        return f"Users: at least {met} at once {within}; {stop}"
     least = "at least " if look.out_of_time and missed - met > 1 else ""
     return f"Users: {least}{met} at once {within}; {why}"
 
