@@ -15,7 +15,8 @@ START_S = 480.0  # 120 to register, 60 to start, 300 for the data set
 
 def limit_s(plan: dict[str, Any] | None = None, **settings: Any) -> float | None:
     load = {"concurrency": 10, "n_requests": 30, "n_warmup": 10, **(plan or {})}
-    planned = Plan(name="RUN", mode="profile", seed=1, **load)
+    pattern = load.pop("arrival_pattern", "constant")
+    planned = Plan(name="RUN", mode="profile", seed=1, arrival_pattern=pattern, **load)
     chosen = {"model": "m", "request_timeout_seconds": 100.0, **settings}
     return run_time_limit_s(Settings(**chosen), planned)
 
@@ -42,6 +43,11 @@ def test_a_warm_up_is_sent_at_the_rate_too() -> None:
 def test_a_warm_up_at_a_rate_comes_before_the_duration() -> None:
     plan = {"concurrency": None, "request_rate": 1.0, "n_requests": None, "duration_s": 60.0}
     assert limit_s(plan | {"n_warmup": 50}) == START_S + (50 + 100) + 60 + GRACE_S + 100
+
+
+def test_arrivals_at_random_may_take_longer_than_their_mean() -> None:
+    plan = {"concurrency": None, "request_rate": 0.01, "n_requests": 100, "n_warmup": 0}
+    assert limit_s(plan | {"arrival_pattern": "poisson"}) == START_S + (100 + 5 * 10) / 0.01 + 100
 
 
 def test_a_duration_takes_its_time_aiperfs_grace_and_one_time_out() -> None:

@@ -181,18 +181,24 @@ class _Visit:
         facts = _facts(models)
         if isinstance(facts, EndpointError):  # profile asks for them first, and stops there
             return [failed("endpoint", "key", facts)]
-        checks = [self._key(), _ok("path", "a chat request is answered"), self._model(facts)]
-        checks.append(check_stream(answer, self.server))
+        checks = self._answered(answer, facts)
         if not answer.is_stream or checks[-1].state is State.FAILED:
             return checks
+        clock = check_clock(answer.reply.headers.get("date"), sent_s, came_s)
+        return [*checks, *self._streamed(answer, facts), clock, *self._more(answer, facts)]
+
+    def _answered(self, answer: Answer, facts: EndpointFacts) -> list[Check]:
+        """Return what any answer shows; whether it is a stream is the last."""
+        path = _ok("path", "a chat request is answered")
+        return [self._key(), path, self._model(facts), check_stream(answer, self.server)]
+
+    def _streamed(self, answer: Answer, facts: EndpointFacts) -> list[Check]:
+        """Return what a streamed answer shows."""
         return [
-            *checks,
             check_usage(answer),
             check_limit(answer, self.settings),
             check_reasoning(answer),
             check_context(_context_tokens(facts, self.settings.model), self.settings),
-            check_clock(answer.reply.headers.get("date"), sent_s, came_s),
-            *self._more(answer, facts),
         ]
 
     def _question(self) -> Question:

@@ -41,6 +41,15 @@ def _measuring_s(settings: Settings, plan: Plan) -> float | None:
 
 def _phase_s(settings: Settings, plan: Plan, n_requests: int) -> float:
     """Return how long it takes to send these requests, if each one takes as long as it may."""
-    sending_s = n_requests / plan.request_rate if plan.request_rate else 0.0
     at_once = plan.concurrency or max(1, n_requests)
-    return sending_s + math.ceil(n_requests / at_once) * settings.request_timeout_seconds
+    return (
+        _sending_s(plan, n_requests)
+        + math.ceil(n_requests / at_once) * settings.request_timeout_seconds
+    )
+
+
+def _sending_s(plan: Plan, n_requests: int) -> float:
+    if plan.request_rate is None:
+        return 0.0
+    late = 0.0 if plan.arrival_pattern == "constant" else 5 * math.sqrt(n_requests)  # chance
+    return (n_requests + late) / plan.request_rate
