@@ -25,6 +25,7 @@ from harness.calibration_steps import about_s, calibrate
 from harness.cli import Arguments, argument, run_verb, talker
 from harness.errors import Exit
 from harness.kinds import Listed, Whole
+from harness.runs import lock
 from harness.table import Column, Table, number, to_text
 
 _LEVELS = "1,10,50,100,200,400"
@@ -49,11 +50,15 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     levels = sorted(options.levels)
     delays = Delays(n_tokens=options.output_tokens)
     own = configuration.from_environment({**os.environ, **_STAND_INS})
-    talk(
-        f"{len(levels)} levels, about {about_s(levels, delays)} s at most; leave the machine alone"
-    )
-    found = calibrate(levels, delays, own, os.environ, talk)
-    path = save(found, Path(own.artifacts_dir))
+    at_most = f"{', '.join(map(str, levels))} users: about {about_s(levels, delays)} s at most"
+    if configuration.is_on(os.environ, "DRY_RUN"):
+        talk(f"{at_most}; nothing is run")
+        return Exit.DONE
+    artifacts = Path(own.artifacts_dir)
+    with lock(artifacts, "calibration", "wait for it: two would measure each other"):
+        talk(f"{at_most}; leave the machine alone")
+        found = calibrate(levels, delays, own, os.environ, talk)
+        path = save(found, artifacts)
     out.write(_text(found))
     talk(f"Files: {path}, the runs and their truth logs beside it")
     return Exit.DONE

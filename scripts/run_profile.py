@@ -22,6 +22,7 @@ from typing import TextIO
 from harness import settings as configuration
 from harness.cells import Cell, sweep_cells
 from harness.cli import run_verb, talker
+from harness.doctor_machine import require_room
 from harness.errors import Exit, UsageError
 from harness.plan import make_plan, parse_mode
 from harness.profiling import Talk, Target, look_at, measure, preview
@@ -46,6 +47,8 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
     if configuration.is_on(os.environ, "DRY_RUN"):
         out.write("\n".join(preview(c.settings, c.plan, os.environ) for c in cells))
         return Exit.DONE
+    for cell in cells:
+        require_room(cell.settings, cell.plan, os.environ)
     target = look_at(settings, os.environ)
     talk(f"Tokenizer: {target.tokenizer.name}: {target.tokenizer.why}")
     for note in target.notes:

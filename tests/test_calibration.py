@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from calibrate import main as calibrate_main
 from harness import calibration, calibration_steps
 from harness.calibration import (
     Added,
@@ -30,9 +32,10 @@ from harness.calibration import (
     this_machine,
 )
 from harness.calibration_steps import TRUTH_LOG, calibrate, n_requests
-from harness.errors import DataError, EngineError, StoppedError
+from harness.errors import DataError, EngineError, StoppedError, UsageError
 from harness.export.timings import read_timings
 from harness.provenance import version_of
+from harness.runs import lock
 from harness.settings import Settings
 from harness.simulator.truth import read_truth
 from harness.verdict import Level, Reason
@@ -343,3 +346,23 @@ def test_the_simulator_can_end_with_its_standard_input() -> None:
         assert child.stdout.readline().startswith(b"listening on ")
         child.stdin.close()
         assert child.wait(30) == 0
+
+
+def test_a_dry_run_of_the_verb_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARTIFACTS_DIR", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("ENV_FILE", "")
+    monkeypatch.setenv("DRY_RUN", "1")
+    err = io.StringIO()
+    assert calibrate_main(["--levels", "4,1"], io.StringIO(), err) == 0
+    assert err.getvalue().startswith("1, 4 users: about ")
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_two_calibrations_at_once_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARTIFACTS_DIR", str(tmp_path))
+    with lock(tmp_path, "calibration", ""), pytest.raises(UsageError, match="measure each other"):
+        calibrate_main(["--levels", "1"], io.StringIO(), io.StringIO())

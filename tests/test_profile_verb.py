@@ -234,6 +234,16 @@ def test_a_wrong_key_is_told_before_aiperf_starts_and_never_shown(tmp_path: Path
     assert not (tmp_path / "artifacts").exists()
 
 
+def test_a_load_that_this_machine_cannot_hold_is_told_before_the_server_is_asked(
+    tmp_path: Path,
+) -> None:
+    for load in ({"CONCURRENCY": "99999999", "REQUEST_COUNT": ""}, {"REQUEST_RATE": "1e12"}):
+        done = run(tmp_path, "http://127.0.0.1:9", **{"REQUEST_COUNT": "", **load})
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("error: disk: ")
+        assert "are needed" in done.stderr
+
+
 def test_a_dead_server_is_told_before_aiperf_starts(tmp_path: Path) -> None:
     started_s = time.monotonic()
     done = run(tmp_path, "http://127.0.0.1:9")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError, UsageError
-from harness.settings import Settings, from_environment, load, redacted, table
+from harness.settings import Settings, from_environment, is_on, load, redacted, table
 
 LAB = "AIPERF_URL=http://lab:8000\n"
 
@@ -347,3 +347,13 @@ def test_every_setting_tells_its_meaning_in_a_sentence() -> None:
     for entry in table():
         assert entry.meaning.endswith("."), entry.key
         assert entry.kind.expected()
+
+
+@pytest.mark.parametrize(("text", "is_it"), [("1", True), ("yes", True), ("0", False), ("", False)])
+def test_a_switch_is_on_or_off(text: str, is_it: bool) -> None:
+    assert is_on({"DRY_RUN": text}, "DRY_RUN") == is_it
+
+
+def test_a_switch_that_says_neither_is_told() -> None:
+    with pytest.raises(UsageError, match="FRESH: 'n' is not valid; set 1 or 0"):
+        is_on({"FRESH": "n"}, "FRESH")

@@ -74,12 +74,19 @@ def guarded(main: Main, argv: Sequence[str], out: TextIO, err: TextIO) -> int:
         return main(argv, out, err)
     except BaseException as error:  # noqa: BLE001 - the edge: whatever it is becomes a line and a code
         lines, code = _told(error)
-        if is_on(os.environ, "DEBUG"):
+        if _wants_trace():
             lines = [*lines, traceback.format_exc().rstrip()]
     talk = talker(err)
     for line in lines:
         talk(line)
     return code
+
+
+def _wants_trace() -> bool:
+    try:
+        return is_on(os.environ, "DEBUG")
+    except UsageError:  # who types DEBUG=yes-please wants it
+        return True
 
 
 def _told(error: BaseException) -> tuple[list[str], int]:

@@ -80,6 +80,22 @@ def machine_checks(intent: Intent, environ: Mapping[str, str]) -> list[Check]:
     ]
 
 
+def require_room(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> None:
+    """Raise UsageError where this machine cannot hold a run: the first of the quick checks.
+
+    How many requests an open loop has in flight depends on the server: it is not held to that.
+    """
+    intent = Intent(settings, plan)
+    checks = [check_disk(*_disk(intent), _needed_bytes(intent)), check_tmpdir(environ)]
+    if plan.concurrency:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        checks.append(check_open_files(limits, plan.concurrency))
+        checks.append(check_ports(port_range(), plan.concurrency, 0))
+    for check in checks:
+        if check.state is State.FAILED:
+            raise UsageError(check.name, check.found, check.remedy)
+
+
 def check_python(version: tuple[int, int]) -> Check:
     """Check this Python against those that AIPerf runs on."""
     found = ".".join(map(str, sys.version_info[:3])) + f" ({sys.executable})"

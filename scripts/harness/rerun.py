@@ -72,10 +72,12 @@ def recall(folder: Path) -> Earlier:
     remedy = "name a run of this harness, such as artifacts/<run>"
     manifest = read_manifest(folder)
     if not manifest:
-        raise DataError(where, "is not there: nothing says how this run was made", remedy)
+        what = "is empty" if (folder / MANIFEST).exists() else "is not there"
+        raise DataError(where, f"{what}: nothing says how this run was made", remedy)
     schema = manifest.get("schema_version")
     if schema != SCHEMA_VERSION:
-        what = f"is of schema {schema}, and {SCHEMA_VERSION} is needed to run it again"
+        found = "names no schema" if schema is None else f"is of schema {schema}"
+        what = f"{found}, and {SCHEMA_VERSION} is needed to run it again"
         raise DataError(where, what, "run it anew with make profile")
     try:
         return msgspec.convert(manifest, Earlier)

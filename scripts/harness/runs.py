@@ -40,7 +40,7 @@ def working_folder(
     UsageError when the place cannot be written or another run into this name is under way.
     """
     partial = artifacts / f"{name}{PARTIAL}"
-    with _lock(artifacts, name):
+    with lock(artifacts, name, "wait for it, or change CONCURRENCY or ARTIFACTS_DIR"):
         if partial.exists():
             on_leftover(_move_aside(partial, name))
         partial.mkdir()
@@ -110,8 +110,11 @@ def write_manifest(folder: Path, manifest: dict[str, object]) -> None:
 
 
 @contextmanager
-def _lock(artifacts: Path, name: str) -> Iterator[None]:
-    """Hold ``artifacts/.locks/<name>``; the system lets go of it however the process ends."""
+def lock(artifacts: Path, name: str, remedy: str) -> Iterator[None]:
+    """Hold ``artifacts/.locks/<name>``; the system lets go of it however the process ends.
+
+    Raises UsageError with this remedy where another process holds it.
+    """
     shelf = artifacts / ARCHIVE
     if shelf.exists() and not shelf.is_dir():  # told now, not when a finished run is to move there
         raise UsageError(str(shelf), "is no folder", "move it away: earlier results are kept there")
@@ -125,7 +128,6 @@ def _lock(artifacts: Path, name: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            remedy = "wait for it, or change CONCURRENCY or ARTIFACTS_DIR"
             raise UsageError(name, "another run into this folder is under way", remedy) from None
         yield
 

@@ -406,8 +406,12 @@ def _env_file(environ: Mapping[str, str]) -> Path:
 
 
 def is_on(environ: Mapping[str, str], name: str) -> bool:
-    """Tell whether a switch such as DRY_RUN or DEBUG is on: anything but empty, 0, false, no."""
-    return environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
+    """Tell whether a switch such as DRY_RUN is on. Raises UsageError for neither yes nor no."""
+    text = environ.get(name, "").strip()
+    try:
+        return bool(text) and Flag().parse(text)
+    except ValueError as expected:
+        raise UsageError(name, f"{text!r} is not valid", f"set {expected}") from None
 
 
 def load(
