@@ -33,7 +33,7 @@ from harness.capacity import (
 )
 from harness.cli import run_verb, talker
 from harness.command import build_search_argv
-from harness.errors import Exit, UsageError
+from harness.errors import Exit, StoppedError, UsageError
 from harness.profiling import Talk, Target, look_at, preview, search
 from harness.prompts import PromptFile
 from harness.settings import Settings
@@ -74,7 +74,11 @@ def _by_harness(
     folder = Path(os.environ.get("OUTPUT_DIR") or ".")
     folder.mkdir(parents=True, exist_ok=True)
     fresh = configuration.is_on(os.environ, "FRESH")
-    found = find_capacity(settings, target, os.environ, prompts, talk, fresh=fresh)
+    try:
+        found = find_capacity(settings, target, os.environ, prompts, talk, fresh=fresh)
+    except StoppedError:
+        talk("note: the probes so far are kept; the same search again goes on from them")
+        raise
     out.write(capacity_text(found))
     files = write_capacity(found, folder, Path(settings.artifacts_dir))
     talk(f"Files: {', '.join(str(file) for file in files)}")

@@ -104,6 +104,7 @@ def _sweep(
         n = f"{sweep.n_reused} of {len(sweep.points)} points"
         talk(f"note: {n} were measured before; FRESH=1 measures all anew")
     if sweep.interrupted:
+        talk("note: the same sweep again measures what is missing")
         raise sweep.interrupted
     return Exit.LIMIT if sweep.n_bad else Exit.DONE
 

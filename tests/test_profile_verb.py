@@ -350,6 +350,7 @@ def test_a_sweep_goes_on_past_a_failed_point_and_shows_the_gap(tmp_path: Path) -
     assert verdicts["20"] in ("INVALID", "FAILED")
     assert len({len(row) for row in rows}) == 1
     assert "CON=20" in done.stdout
+    assert "* p95 of fewer than 20 requests is little more than the slowest" in done.stdout
     assert (tmp_path / "sweep_summary.md").exists()
     earlier = tmp_path / "artifacts" / "archive" / "sweep_summary"
     assert sorted(path.suffix for path in earlier.iterdir()) == [".tsv"]

@@ -163,7 +163,8 @@ class TestASweepThatIsStopped:
         bench.errors[5] = stop
         stopped = bench.run()
         assert isinstance(stopped.interrupted, StoppedError)
-        assert [point.word for point in stopped.points] == ["VALID", "FAILED"]
+        assert [point.word for point in stopped.points] == ["VALID", "STOPPED", "STOPPED"]
+        assert "CON=20 STOPPED: not measured" in sweep_text(stopped)
         bench.errors.clear()
         resumed = bench.run()
         assert [point.reused for point in resumed.points] == [True, False, False]
@@ -174,7 +175,7 @@ class TestASweepThatIsStopped:
         bench.run()
         bench.settings = replace(bench.settings, sweep_concurrencies=(1, 5, 20))
         bench.errors[1] = KeyboardInterrupt()
-        assert [point.plan.concurrency for point in bench.run().points] == [1, 20]
+        assert [point.word for point in bench.run().points] == ["STOPPED", "STOPPED", "VALID"]
 
 
 def test_one_cell_is_reused_or_measured_as_asked(bench: Bench) -> None:

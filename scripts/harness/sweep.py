@@ -34,7 +34,7 @@ from harness.profiling import (
 )
 from harness.runs import now_utc, read_manifest, shelve, write_text
 from harness.settings import Settings
-from harness.summary import Summary
+from harness.summary import P95_SAMPLES, Summary
 from harness.table import Column, Table, number, to_md, to_text, to_tsv
 from harness.verdict import Level
 
@@ -44,6 +44,8 @@ SVG = "sweep.svg"
 
 _PREFIXES = ("ttft", "latency", "itl")
 _FAILED = "FAILED"
+_STOPPED = "STOPPED"
+_THIN = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,15 @@ class Point:
 
     @property
     def word(self) -> str:
-        """Return the verdict's word, or FAILED."""
-        return self.outcome.verdict.level.value if self.outcome else _FAILED
+        """Return the verdict's word, or FAILED, or STOPPED where a person ended the sweep."""
+        if self.outcome:
+            return self.outcome.verdict.level.value
+        return _STOPPED if isinstance(self.error, StoppedError) else _FAILED
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """All points that have a result or failed; ``interrupted`` when a person stopped the sweep."""
+    """The points of a sweep; ``interrupted`` when a person stopped it before the last."""
 
     points: tuple[Point, ...]
     interrupted: StoppedError | None
@@ -96,8 +100,8 @@ def run_sweep(
 ) -> Sweep:
     """Measure each cell that has no result yet (all, if ``fresh``), and go on past those that fail.
 
-    Once a person has stopped it, only what was measured before is added. Raises UsageError where
-    the cause is on this side (a full disk, a folder in use): every cell would meet it.
+    Once a person has stopped it, the rest is as it was measured before, or not. Raises UsageError
+    where the cause is on this side (a full disk, a folder in use): every cell would meet it.
     """
     earlier = [None if fresh else reusable(c.settings, c.plan, target, environ) for c in cells]
     points: list[Point] = []
@@ -109,7 +113,9 @@ def run_sweep(
             points.append(found)
             if not stopped:
                 talk(f"{head}: {reuse_text(found)}")
-        elif not stopped:
+        elif stopped:
+            points.append(Point(cell.settings, cell.plan, None, "not measured", error=stopped))
+        else:
             talk(head + _time_left(took_s, earlier[number_ - 1 :].count(None)))
             began_s = time.monotonic()
             point, stopped = _measured_or_stopped(cell, target, environ, talk)
@@ -181,7 +187,8 @@ def write_plot(sweep: Sweep, svg: Path, artifacts: Path) -> list[Path]:
 
 def sweep_text(sweep: Sweep) -> str:
     """Return the sweep for a terminal: the table for people, then why points failed."""
-    return to_text(_short_table(sweep)) + "".join(f"  {line}\n" for line in _problems(sweep))
+    lines = [*_thin_note(sweep), *(f"  {line}" for line in _problems(sweep))]
+    return to_text(_short_table(sweep)) + "".join(f"{line}\n" for line in lines)
 
 
 def _measured_or_stopped(
@@ -191,7 +198,7 @@ def _measured_or_stopped(
         return _measured(cell.settings, cell.plan, target, environ, talk), None
     except (StoppedError, KeyboardInterrupt) as stop:
         stopped = stop if isinstance(stop, StoppedError) else _stopped(cell.plan)
-        return Point(cell.settings, cell.plan, None, stopped.what), stopped
+        return Point(cell.settings, cell.plan, None, stopped.what, error=stopped), stopped
 
 
 def _measured(
@@ -226,10 +233,19 @@ def _markdown(sweep: Sweep) -> str:
     reused = [f"{point.label}: {reuse_text(point)}" for point in sweep.points if point.reused]
     sections = {"Points to look at": _problems(sweep), "Points measured before": reused}
     text = "# Sweep\n\n" + to_md(_short_table(sweep))
+    text += "".join(f"\n\\{line}\n" for line in _thin_note(sweep))
     for heading, lines in sections.items():
         if lines:
             text += f"\n## {heading}\n\n" + "".join(f"- {line}\n" for line in lines)
     return text
+
+
+def _thin_note(sweep: Sweep) -> list[str]:
+    rows = [row for p in sweep.points if p.outcome for row in p.outcome.summary.latencies]
+    if not any(row.is_p95_thin for row in rows):
+        return []
+    few = f"p95 of fewer than {P95_SAMPLES} requests is little more than the slowest of them"
+    return [f"{_THIN} {few}; raise REQUEST_COUNT"]
 
 
 def _problems(sweep: Sweep) -> list[str]:
@@ -322,8 +338,13 @@ def _all_figures(summary: Summary) -> list[str]:
 def _main_figures(summary: Summary) -> list[str]:
     ttft, latency, itl = (summary.latency(metric) for metric in LATENCIES)
     tokens, _, requests, errors = RATES
+    thin = {row.metric.tag for row in summary.latencies if row.is_p95_thin}
+    marks = [_THIN if metric.tag in thin else " " for metric in (TTFT, REQUEST_LATENCY)]
     return [
-        *(number(v, 1) for v in (ttft.p50_ms, ttft.p95_ms, latency.p50_ms, latency.p95_ms)),
+        number(ttft.p50_ms, 1),
+        number(ttft.p95_ms, 1) + marks[0],
+        number(latency.p50_ms, 1),
+        number(latency.p95_ms, 1) + marks[1],
         number(itl.p50_ms, 2),
         *(number(summary.rate(m), m.digits) for m in (tokens, requests, errors)),
     ]
