@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -56,3 +58,20 @@ def test_a_request_that_is_held_back_comes_when_the_block_has_ended() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         done.append("all of the block")
     assert done == ["all of the block"]
+
+
+def test_it_is_held_back_where_another_thread_gets_it_too() -> None:
+    raise_on_request()
+    done, over = [], threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), held_back():
+            signal.pthread_kill(other.ident or 0, signal.SIGINT)
+            time.sleep(0.2)  # until that thread has it
+            done.append("all of the block")
+    finally:
+        over.set()
+        other.join()
+    assert done == ["all of the block"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -154,9 +154,7 @@ class _Stop:
         try:
             yield
         finally:
-            self.rules.ending.enter_context(held_back())  # before the old handlers are back: no gap
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self.rules.ending.enter_context(held_back(before))
 
     def watch(self, child: subprocess.Popen[bytes]) -> None:
         """Pass requests on to this process from now on, and one that came before."""

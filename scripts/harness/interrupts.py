@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 _SCRIPTS = Path(__file__).resolve().parents[1]
 _INTERRUPTED = 130
@@ -38,13 +40,24 @@ def raise_on_request() -> None:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Let requests to end wait until the block has ended: for what must not be left half done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+def held_back(after: Mapping[signal.Signals, Handler] | None = None) -> Iterator[None]:
+    """Let requests to end wait until the block has ended: for what must not be left half done.
+
+    Then the handlers are those of ``after``, if given, else what they were.
+    """
+    came: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+    # The mask is this thread's: a request may still come by way of another.
+    numbers = [n for n in _REQUESTS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in numbers}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in (before if after is None else after).items():
+            signal.signal(number, handler)
+        for request in came[:1]:
+            signal.raise_signal(request)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
