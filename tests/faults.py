@@ -267,8 +267,8 @@ BEFORE = (
     ),
     Fault(
         "ARTIFACTS_DIR cannot be written",
-        "error: /dev/null/artifacts: cannot be written (Not a directory); make it writable or set "
-        "ARTIFACTS_DIR",
+        "error: disk: /dev/null cannot be written to; make it writable, or set ARTIFACTS_DIR to a "
+        "folder that is",
         2,
         NOTHING,
         settings={"ARTIFACTS_DIR": "/dev/null/artifacts"},

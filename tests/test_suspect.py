@@ -14,7 +14,7 @@ SLOW = ("--model", "sim", "--ttft-ms", "60", "--itl-ms", "5")
 
 @pytest.mark.engine
 def test_short_answers_from_a_warm_cache_are_suspect_everywhere_and_exit_0(tmp_path: Path) -> None:
-    faults = ("--stop-after", "8", "--cached-share", "0.6", "--reasoning-tokens", "3")
+    faults = ("--stop-after", "8", "--cached-share", "0.95", "--reasoning-tokens", "3")
     with simulator(*SLOW, *faults) as server:
         done = run(tmp_path, server.url)
     assert done.returncode == 0, done.stderr

@@ -28,6 +28,8 @@ _SHORT_WAIT_MS = 20.0
 _END_TOKENS = 1
 #: What a chat template adds to a prompt, at most: 30 for SmolLM2, about 70 for gpt-oss.
 _TEMPLATE_TOKENS = 100
+#: What is allowed where nobody can tell a template's tokens from the prompt's.
+_USUAL_TEMPLATE_TOKENS = 75
 #: Failed and cancelled requests were in flight too, but the rows do not say for how long.
 _FEW_LOST_PCT = 5.0
 _Z_RATE = 3
@@ -271,7 +273,9 @@ def _cached(summary: Summary, limits: Limits, asked: Asked) -> Iterator[Reason]:
         return
     # The template's own tokens are the same in every request, and cached in real use as well.
     added = prompts.mean - tokens.get(CLIENT_INPUT, prompts).mean
-    template = _TEMPLATE_TOKENS if asked.server_counts else min(max(added, 0), _TEMPLATE_TOKENS)
+    template = min(max(added, 0), _TEMPLATE_TOKENS)
+    if asked.server_counts:
+        template = _USUAL_TEMPLATE_TOKENS
     n_cached = max(cached.n_tokens - template * cached.n_requests, 0)
     share_pct = 100 * n_cached / prompts.n_tokens
     if share_pct > limits.max_cached_pct:
